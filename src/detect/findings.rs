@@ -1,0 +1,141 @@
+//! What the detectors found out about one flow: evidence, and the few numbers that sequence checks need.
+
+use super::{Code, Confidence, Detection, Phase, Protocol, Segment};
+use crate::flow::Direction;
+use crate::time::Timestamp;
+
+/// The most kinds of evidence kept per flow; later kinds are not added.
+const MAX_EVIDENCE: usize = 24;
+
+/// One kind of evidence in one direction, from its first occurrence on.
+#[derive(Clone, Copy, Debug)]
+pub struct Evidence {
+    /// What was found.
+    pub code: &'static Code,
+    /// For which protocol it speaks.
+    pub protocol: Protocol,
+    /// How sure it makes one, all earlier evidence considered.
+    pub confidence: Confidence,
+    /// Which way the packet went.
+    pub direction: Direction,
+    /// Number of the first packet that showed it.
+    pub packet: u64,
+    /// Time of that packet.
+    pub at: Timestamp,
+    /// A number that goes with it (an SPI, a sender index); its meaning is in the code's text.
+    pub value: u64,
+    /// The same number in the latest occurrence.
+    pub last_value: u64,
+    /// Occurrences so far, inspected packets only.
+    pub count: u32,
+}
+
+/// Which slot a sequence check uses; one per family so that detectors do not disturb each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum SlotId {
+    /// WireGuard data messages.
+    Wireguard,
+    /// OpenVPN data and control packets.
+    Openvpn,
+    /// ESP (plain or in UDP) and AH.
+    Ipsec,
+    /// IKE.
+    Ike,
+    /// GRE and PPTP.
+    Gre,
+}
+
+const SLOTS: usize = 5;
+
+/// Numbers that one family remembers of one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slot {
+    /// Free for the family: an index, an SPI, a stream position.
+    pub a: u64,
+    /// Free for the family: a counter.
+    pub b: u64,
+    /// Consistent packets in a row.
+    pub hits: u32,
+    /// Free for the family: flags, lengths seen.
+    pub c: u32,
+}
+
+/// Evidence and slots of one flow; absent for flows that no detector took an interest in.
+#[derive(Clone, Debug, Default)]
+pub struct Findings {
+    evidence: Vec<Evidence>,
+    slots: [[Slot; 2]; SLOTS],
+    /// SPIs of ESP or AH by direction, latest.
+    pub spi: [Option<u32>; 2],
+    /// GRE keys by direction, latest (PPTP: call identifiers).
+    pub gre_key: [Option<u32>; 2],
+    /// Who set the tunnel up, where the handshake tells.
+    pub originator: Option<Direction>,
+}
+
+impl Findings {
+    /// All evidence, in order of first occurrence.
+    #[must_use]
+    pub fn evidence(&self) -> &[Evidence] {
+        &self.evidence
+    }
+
+    /// The evidence of `code` in `direction`, if it was given.
+    #[must_use]
+    pub fn of(&self, code: &'static Code, direction: Direction) -> Option<&Evidence> {
+        self.evidence.iter().find(|found| std::ptr::eq(found.code, code) && found.direction == direction)
+    }
+
+    /// Adds evidence, or counts one more occurrence of it; confidence never falls.
+    pub fn add(&mut self, segment: &Segment<'_>, protocol: Protocol, code: &'static Code, confidence: Confidence, value: u64) {
+        let known = self
+            .evidence
+            .iter_mut()
+            .find(|found| std::ptr::eq(found.code, code) && found.direction == segment.direction);
+        if let Some(found) = known {
+            found.confidence = found.confidence.max(confidence);
+            found.last_value = value;
+            found.count = found.count.saturating_add(1);
+        } else if self.evidence.len() < MAX_EVIDENCE {
+            self.evidence.push(Evidence {
+                code,
+                protocol,
+                confidence,
+                direction: segment.direction,
+                packet: segment.packet,
+                at: segment.at,
+                value,
+                last_value: value,
+                count: 1,
+            });
+        }
+    }
+
+    /// The slot of a family and direction.
+    pub fn slot(&mut self, id: SlotId, direction: Direction) -> &mut Slot {
+        #[expect(clippy::indexing_slicing, reason = "both enums index arrays of their own size")]
+        &mut self.slots[id as usize][direction as usize]
+    }
+
+    /// Whether nothing was noted, neither evidence nor numbers.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.evidence.is_empty() && self.slots.iter().flatten().all(|slot| *slot == Slot::default())
+    }
+
+    /// The protocol that the evidence speaks for most: by confidence, then by [`Protocol`]'s order.
+    #[must_use]
+    pub fn detection(&self) -> Option<Detection> {
+        let best = self.evidence.iter().max_by_key(|found| (found.confidence, std::cmp::Reverse(found.protocol)))?;
+        let mut phases = self.evidence.iter().filter(|found| found.protocol == best.protocol).map(|found| found.code.phase);
+        let midstream = phases.clone().any(|phase| phase == Phase::Data) && !phases.any(|phase| phase == Phase::Handshake);
+        Some(Detection { protocol: best.protocol, confidence: best.confidence, midstream })
+    }
+
+    /// Octets of memory held, this structure included.
+    #[must_use]
+    pub fn octets(&self) -> usize {
+        size_of::<Self>() + self.evidence.capacity() * size_of::<Evidence>()
+    }
+}

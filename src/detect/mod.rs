@@ -1,0 +1,231 @@
+//! Turns payloads into evidence of a tunnel protocol, and evidence into a detection.
+//!
+//! A detector holds no state: what it may remember of a flow is the evidence it gave earlier
+//! and a small fixed slot per direction for sequence checks, both in [`Findings`].
+
+mod findings;
+
+pub use findings::{Evidence, Findings, Slot, SlotId};
+
+use serde::{Deserialize, Serialize};
+
+use crate::flow::Direction;
+use crate::time::Timestamp;
+use crate::wire::TcpFlags;
+
+/// How sure the evidence makes one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Confidence {
+    /// One sign; never an alarm at the default setting.
+    Possible,
+    /// Several independent signs in one direction.
+    Likely,
+    /// A two-way exchange that only this protocol makes, or a verified key; for
+    /// protocols without ports, an inner header that checks out.
+    Certain,
+}
+
+/// A tunnel protocol that linewarden names in records.
+///
+/// The order is that of preference at equal confidence: what carries the traffic
+/// (ESP, PPTP's GRE) before what sets it up (IKE).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Protocol {
+    /// WireGuard.
+    #[serde(rename = "wireguard")]
+    Wireguard,
+    /// OpenVPN over UDP or TCP.
+    #[serde(rename = "openvpn")]
+    Openvpn,
+    /// IPsec ESP, plain or in UDP.
+    #[serde(rename = "esp")]
+    Esp,
+    /// IPsec AH.
+    #[serde(rename = "ah")]
+    Ah,
+    /// IKEv1 and IKEv2.
+    #[serde(rename = "ike")]
+    Ike,
+    /// PPTP's enhanced GRE.
+    #[serde(rename = "pptp")]
+    Pptp,
+    /// GRE.
+    #[serde(rename = "gre")]
+    Gre,
+    /// IPv4 in IPv4.
+    #[serde(rename = "ipip")]
+    Ipip,
+    /// IPv6 in IPv4.
+    #[serde(rename = "6in4")]
+    SixInFour,
+    /// IPv4 in IPv6.
+    #[serde(rename = "4in6")]
+    FourInSix,
+    /// IPv6 in IPv6.
+    #[serde(rename = "6in6")]
+    SixInSix,
+}
+
+impl Protocol {
+    /// All, in order of preference.
+    pub const ALL: [Self; 11] = [
+        Self::Wireguard,
+        Self::Openvpn,
+        Self::Esp,
+        Self::Ah,
+        Self::Ike,
+        Self::Pptp,
+        Self::Gre,
+        Self::Ipip,
+        Self::SixInFour,
+        Self::FourInSix,
+        Self::SixInSix,
+    ];
+
+    /// The name in records, approvals and tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Wireguard => "wireguard",
+            Self::Openvpn => "openvpn",
+            Self::Esp => "esp",
+            Self::Ah => "ah",
+            Self::Ike => "ike",
+            Self::Pptp => "pptp",
+            Self::Gre => "gre",
+            Self::Ipip => "ipip",
+            Self::SixInFour => "6in4",
+            Self::FourInSix => "4in6",
+            Self::SixInSix => "6in6",
+        }
+    }
+
+    /// Whether a certain finding ends inspection. IKE's does not: on UDP 4500 the ESP that it sets up shares its flow.
+    #[must_use]
+    pub const fn settles(self) -> bool {
+        !matches!(self, Self::Ike)
+    }
+}
+
+/// Which part of a protocol a piece of evidence is from; tells whether a flow was picked up mid-stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The tunnel's set-up or its first packet (a sequence number of 1): seen from the start.
+    Handshake,
+    /// Data of a tunnel already up.
+    Data,
+    /// The protocol has no set-up (GRE, IP in IP).
+    Stateless,
+}
+
+/// One kind of evidence that a detector can give.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Code {
+    /// `protocol.fact`, for example `wireguard.response`.
+    pub name: &'static str,
+    /// What it says, in a sentence that a network engineer understands.
+    pub meaning: &'static str,
+    /// Where the specification says so, for example `RFC 7296 3.1`.
+    pub clause: &'static str,
+    /// Which part of the protocol.
+    pub phase: Phase,
+}
+
+/// What the payload came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// A UDP datagram (or its first fragment).
+    Udp,
+    /// Part of a TCP stream.
+    Tcp {
+        /// Sequence number of the payload's first octet.
+        seq: u32,
+        /// Flags.
+        flags: TcpFlags,
+    },
+    /// An IP protocol without ports.
+    Ip {
+        /// IP protocol number.
+        protocol: u8,
+        /// Whether the outer header is IPv6.
+        outer_v6: bool,
+    },
+}
+
+/// One packet's payload, as a detector sees it: no addresses.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment<'a> {
+    /// When.
+    pub at: Timestamp,
+    /// Position in the capture, from 1.
+    pub packet: u64,
+    /// Which way.
+    pub direction: Direction,
+    /// What it came in.
+    pub carrier: Carrier,
+    /// Source and destination port, 0 where there are none. Never evidence for more than `possible`.
+    pub ports: [u16; 2],
+    /// Captured octets; may be fewer than `payload_len`.
+    pub payload: &'a [u8],
+    /// Octets on the wire.
+    pub payload_len: u32,
+}
+
+/// The most probable tunnel protocol of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Detection {
+    /// Which protocol.
+    pub protocol: Protocol,
+    /// How sure.
+    pub confidence: Confidence,
+    /// The tunnel was up before its first packet was seen.
+    pub midstream: bool,
+}
+
+/// What the README's table and `linewarden detectors` say of a detector.
+#[derive(Debug)]
+pub struct About {
+    /// The file's and captures' name: `wireguard`.
+    pub name: &'static str,
+    /// Protocols it can name.
+    pub protocols: &'static [Protocol],
+    /// What carries it: `udp`, `tcp`, `ip 50`.
+    pub carriers: &'static [CarrierKind],
+    /// What is recognised, in one line.
+    pub recognises: &'static str,
+    /// The public specification.
+    pub specification: &'static str,
+    /// Whether it recognises a tunnel whose set-up was not seen, and how sure it can get.
+    pub midstream: Option<Confidence>,
+    /// How sure it can get at best.
+    pub reaches: Confidence,
+    /// What a passive eye cannot see.
+    pub out_of_sight: &'static str,
+    /// Every code of evidence it can give.
+    pub codes: &'static [&'static Code],
+}
+
+/// Which payloads a detector is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CarrierKind {
+    /// UDP datagrams on any port.
+    Udp,
+    /// TCP streams on any port.
+    Tcp,
+    /// An IP protocol number.
+    Ip(u8),
+}
+
+/// Recognises one family of tunnels.
+pub trait Detector: Sync {
+    /// What it is.
+    fn about(&self) -> &'static About;
+
+    /// Looks at one payload and adds what it finds. Must not panic whatever the octets, and must cost next to nothing
+    /// on payloads that are not its own.
+    fn inspect(&self, segment: &Segment<'_>, findings: &mut Findings);
+}
+
+/// Every detector. The order is that of the tables.
+pub const REGISTRY: &[&dyn Detector] = &[];

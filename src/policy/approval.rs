@@ -1,0 +1,70 @@
+//! One approval: who may use which circuit or VPN endpoint, since when, until when, and who answers for it.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::detect::Protocol;
+use crate::time::Timestamp;
+
+/// What was approved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ApprovalKind {
+    /// A leased line: its path alone proves it, tunnel or not.
+    LeasedLine,
+    /// A VPN endpoint.
+    Vpn,
+}
+
+/// An inclusive range of ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRange {
+    /// Lowest port.
+    pub first: u16,
+    /// Highest port.
+    pub last: u16,
+}
+
+/// Where approved traffic must be seen; empty fields allow any.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Path {
+    /// The sensor's name.
+    pub sensor: Option<Arc<str>>,
+    /// The interface's name.
+    pub interface: Option<Arc<str>>,
+    /// A VLAN identifier, outer or inner.
+    pub vlan: Option<u16>,
+    /// The bottom MPLS label.
+    pub mpls_label: Option<u32>,
+}
+
+/// One approval. Empty lists allow any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Approval {
+    /// Unique name.
+    pub id: Arc<str>,
+    /// What was approved.
+    pub kind: ApprovalKind,
+    /// Who answers for it.
+    pub owner: Arc<str>,
+    /// Ticket, contract or circuit number.
+    pub reference: Arc<str>,
+    /// Why it is needed.
+    pub need: Option<Arc<str>>,
+    /// From when on; `None`: always.
+    pub valid_from: Option<Timestamp>,
+    /// Until when, exclusive.
+    pub valid_until: Timestamp,
+    /// Networks of the approved endpoint.
+    pub peers: Vec<IpNet>,
+    /// Ports of either end.
+    pub ports: Vec<PortRange>,
+    /// IP protocol numbers.
+    pub ip_protocols: Vec<u8>,
+    /// Tunnel protocols.
+    pub tunnels: Vec<Protocol>,
+    /// Where it must be seen.
+    pub path: Path,
+}

@@ -1,0 +1,149 @@
+//! Turns a detection and a flow's endpoints and path into a verdict, by the approvals in force.
+
+mod approval;
+
+pub use approval::{Approval, ApprovalKind, Path, PortRange};
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::detect::{Confidence, Detection, Protocol};
+use crate::time::Timestamp;
+
+/// The label of a flow; these are the record's `verdict` values and stand nowhere else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Label {
+    /// Uses an approved leased line or VPN endpoint.
+    AuthorizedLeasedLine,
+    /// A VPN or tunnel that no approval covers.
+    UnapprovedVpnTunnel,
+    /// Neither.
+    Other,
+}
+
+impl Label {
+    /// All three.
+    pub const ALL: [Self; 3] = [Self::AuthorizedLeasedLine, Self::UnapprovedVpnTunnel, Self::Other];
+
+    /// The string in records.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AuthorizedLeasedLine => "authorized_leased_line",
+            Self::UnapprovedVpnTunnel => "unapproved_vpn_tunnel",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// Why a flow got its label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// An approval covers it.
+    Approved,
+    /// No approval names either endpoint.
+    NoApproval,
+    /// The approval that names the endpoint has ended.
+    ApprovalExpired,
+    /// The approval that names the endpoint has not begun.
+    NotYetValid,
+    /// Approved, but not over this sensor, interface, VLAN or MPLS label.
+    WrongPath,
+    /// The endpoint is approved, but not for this tunnel, IP protocol or port.
+    ProtocolNotApproved,
+    /// Signs of a tunnel below the policy's `min_confidence`.
+    LowConfidence,
+    /// No sign of a tunnel, and not on an approved line's path.
+    NotATunnel,
+}
+
+impl Reason {
+    /// The string in records.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Approved => "approved",
+            Self::NoApproval => "no_approval",
+            Self::ApprovalExpired => "approval_expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::WrongPath => "wrong_path",
+            Self::ProtocolNotApproved => "protocol_not_approved",
+            Self::LowConfidence => "low_confidence",
+            Self::NotATunnel => "not_a_tunnel",
+        }
+    }
+}
+
+/// What the policy may know of a flow: endpoints and path, no packets.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// Both endpoints' addresses.
+    pub addresses: [IpAddr; 2],
+    /// Both endpoints' ports, in the same order; `None` where the protocol has none.
+    pub ports: Option<[u16; 2]>,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Name of the interface it was seen on.
+    pub interface: &'a str,
+    /// VLAN identifiers, outer then inner; 0 for none.
+    pub vlan: [u16; 2],
+    /// Bottom MPLS label by direction.
+    pub mpls_labels: [Option<u32>; 2],
+}
+
+/// What a flow is, and why.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verdict {
+    /// The label.
+    pub label: Label,
+    /// Why.
+    pub reason: Reason,
+    /// The tunnel that the evidence speaks for, whatever its confidence.
+    pub tunnel: Option<Protocol>,
+    /// How sure; `None` where there is no tunnel.
+    pub confidence: Option<Confidence>,
+    /// The approval that covers it, or the nearest one that failed to (see `reason`).
+    pub approval: Option<Arc<Approval>>,
+    /// The verdict holds until this time, when an approval begins or ends.
+    pub holds_until: Timestamp,
+}
+
+/// The approvals in force and how to judge by them. Immutable: a reload makes a new one.
+#[derive(Debug)]
+pub struct Policy {
+    sensor: Arc<str>,
+    min_confidence: Confidence,
+    revision: Arc<str>,
+    approvals: Vec<Arc<Approval>>,
+}
+
+impl Policy {
+    /// Builds the look-up tables. `revision` is the lower-case SHA-256 of the approvals' canonical text.
+    #[must_use]
+    pub fn new(sensor: Arc<str>, min_confidence: Confidence, revision: Arc<str>, approvals: Vec<Approval>) -> Self {
+        Self { sensor, min_confidence, revision, approvals: approvals.into_iter().map(Arc::new).collect() }
+    }
+
+    /// SHA-256 of the approvals in force, lower-case hexadecimal.
+    #[must_use]
+    pub fn revision(&self) -> &Arc<str> {
+        &self.revision
+    }
+
+    /// Every approval, in order of loading.
+    #[must_use]
+    pub fn approvals(&self) -> &[Arc<Approval>] {
+        &self.approvals
+    }
+
+    /// Judges one flow at the time of its latest packet.
+    #[must_use]
+    pub fn judge(&self, subject: &Subject<'_>, detection: Option<Detection>, at: Timestamp) -> Verdict {
+        let _ = (subject, detection, at, &self.sensor, self.min_confidence);
+        todo!("policy room")
+    }
+}

@@ -1,0 +1,155 @@
+//! Turns a flow and its verdict into a [`Record`], linewarden's own versioned format: one JSON object a line.
+//! Every output is a pure function of it. The JSON Schema is `tests/record.schema.json`.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::detect::{Confidence, Protocol};
+use crate::flow::{Direction, EndReason};
+use crate::policy::{Label, Reason};
+use crate::time::Timestamp;
+
+/// Version of the format; grows when a field changes its meaning or goes.
+pub const VERSION: u32 = 1;
+
+/// What a record reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// The flow's first packet.
+    Start,
+    /// The verdict changed, or the update interval passed.
+    Update,
+    /// The flow ended; counters are final.
+    End,
+}
+
+/// Which way the flow goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FlowDirection {
+    /// From a home network to another.
+    Outbound,
+    /// From another network to a home network.
+    Inbound,
+    /// Between home networks.
+    Internal,
+    /// Between other networks.
+    External,
+    /// No home networks are configured: the source spoke first (RFC 5103 `biflowDirection` 1).
+    Initiator,
+    /// Neither home networks nor the first packet tell.
+    Unknown,
+}
+
+/// One kind of evidence, as recorded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvidenceRecord {
+    /// `protocol.fact`, see `linewarden detectors --codes`.
+    pub code: Cow<'static, str>,
+    /// For which protocol it speaks.
+    pub protocol: Protocol,
+    /// How sure it made one.
+    pub confidence: Confidence,
+    /// Packet number in the capture (live: of the worker), from 1.
+    pub packet: u64,
+    /// Time of that packet.
+    pub time: Timestamp,
+    /// `forward`: from `src` to `dst`.
+    pub direction: Direction,
+    /// A number that goes with the code, such as an SPI.
+    pub value: u64,
+    /// Inspected packets that showed it.
+    pub count: u32,
+}
+
+/// The approval that covers the flow, or the nearest that failed to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ApprovalRecord {
+    /// Unique name.
+    pub id: Arc<str>,
+    /// Who answers for it.
+    pub owner: Arc<str>,
+    /// Ticket, contract or circuit number.
+    pub reference: Arc<str>,
+    /// End of validity.
+    pub valid_until: Timestamp,
+}
+
+/// One line of the log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Version of this format, [`VERSION`].
+    pub version: u32,
+    /// Sequence number within one run of the sensor, from 1: a gap is a lost record.
+    pub seq: u64,
+    /// What is reported.
+    pub kind: Kind,
+    /// Time of the packet that caused the record (`end`: of the end's detection in packet time).
+    pub time: Timestamp,
+    /// The sensor's name.
+    pub sensor: Arc<str>,
+    /// Interface, or capture file, of the first packet.
+    pub interface: Arc<str>,
+    /// VLAN identifiers, outermost first.
+    pub vlan: Vec<u16>,
+    /// Bottom MPLS labels seen, forward first.
+    pub mpls_labels: Vec<u32>,
+    /// 16 hexadecimal digits; the same for all records of a flow, live and replayed.
+    pub flow_id: Arc<str>,
+    /// The flow that this one continues behind an active timeout.
+    pub continues: Option<Arc<str>>,
+    /// Community ID v1.
+    pub community_id: Arc<str>,
+    /// Originator's address where known, else the first speaker's.
+    pub src_ip: IpAddr,
+    /// Its port; null where the protocol has none.
+    pub src_port: Option<u16>,
+    /// The other address.
+    pub dst_ip: IpAddr,
+    /// Its port.
+    pub dst_port: Option<u16>,
+    /// IP protocol number.
+    pub proto: u8,
+    /// Which way.
+    pub direction: FlowDirection,
+    /// Whether `src` is known to have opened the flow.
+    pub originator_known: bool,
+    /// Packets from `src` to `dst`.
+    pub fwd_packets: u64,
+    /// Octets of these frames on the wire (IPFIX `layer2OctetTotalCount`).
+    pub fwd_octets: u64,
+    /// Packets from `dst` to `src`.
+    pub rev_packets: u64,
+    /// Octets of these frames on the wire.
+    pub rev_octets: u64,
+    /// Time of the first packet.
+    pub start: Timestamp,
+    /// Time of the latest packet.
+    pub end: Timestamp,
+    /// Set in `end` records.
+    pub end_reason: Option<EndReason>,
+    /// The label.
+    pub verdict: Label,
+    /// Why.
+    pub reason: Reason,
+    /// Tunnel protocol; null where there is no sign of one.
+    pub tunnel: Option<Protocol>,
+    /// How sure; null where there is no sign of a tunnel.
+    pub confidence: Option<Confidence>,
+    /// The tunnel was up before its first packet was seen.
+    pub midstream: bool,
+    /// Everything found, in order of occurrence.
+    pub evidence: Vec<EvidenceRecord>,
+    /// SPIs of ESP or AH, forward first, latest of each direction.
+    pub spi: Vec<u32>,
+    /// GRE keys, likewise (PPTP: call identifiers).
+    pub gre_key: Vec<u32>,
+    /// Set where an approval decided.
+    pub approval: Option<ApprovalRecord>,
+    /// SHA-256 of the approvals in force.
+    pub policy_revision: Arc<str>,
+}
