@@ -88,7 +88,14 @@ impl Findings {
     }
 
     /// Adds evidence, or counts one more occurrence of it; confidence never falls.
-    pub fn add(&mut self, segment: &Segment<'_>, protocol: Protocol, code: &'static Code, confidence: Confidence, value: u64) {
+    pub fn add(
+        &mut self,
+        segment: &Segment<'_>,
+        protocol: Protocol,
+        code: &'static Code,
+        confidence: Confidence,
+        value: u64,
+    ) {
         let known = self
             .evidence
             .iter_mut()
@@ -128,8 +135,10 @@ impl Findings {
     #[must_use]
     pub fn detection(&self) -> Option<Detection> {
         let best = self.evidence.iter().max_by_key(|found| (found.confidence, std::cmp::Reverse(found.protocol)))?;
-        let mut phases = self.evidence.iter().filter(|found| found.protocol == best.protocol).map(|found| found.code.phase);
-        let midstream = phases.clone().any(|phase| phase == Phase::Data) && !phases.any(|phase| phase == Phase::Handshake);
+        let mut phases =
+            self.evidence.iter().filter(|found| found.protocol == best.protocol).map(|found| found.code.phase);
+        let midstream =
+            phases.clone().any(|phase| phase == Phase::Data) && !phases.any(|phase| phase == Phase::Handshake);
         Some(Detection { protocol: best.protocol, confidence: best.confidence, midstream })
     }
 

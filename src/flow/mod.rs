@@ -1,5 +1,15 @@
 //! Turns parsed packets into flows: keys, the table that holds them, their timeouts and their Community ID.
 
+mod community_id;
+mod fragments;
+mod key;
+mod table;
+
+pub use community_id::community_id;
+pub use fragments::{Datagram, Fragments, Orphan};
+pub use key::{FlowKey, HashSecrets, PortKind, Sender};
+pub use table::{Flow, FlowIndex, FlowTable, LINGER, Opener, Pressure, Rank, Tenant};
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -70,4 +80,56 @@ pub enum EndReason {
     ForcedEnd,
     /// 5: evicted to keep the memory bound.
     LackOfResources,
+}
+
+#[cfg(test)]
+pub(crate) mod tests_support {
+    use super::*;
+    use crate::time::Timestamp;
+    use crate::wire::{InterfaceId, ParsedPacket, Transport};
+
+    pub fn settings() -> FlowSettings {
+        FlowSettings {
+            idle_timeout: Duration::from_secs(120),
+            active_timeout: Duration::from_secs(1800),
+            memory_octets: 16 << 20,
+            vlan_in_key: true,
+            home_nets: Vec::new(),
+        }
+    }
+
+    /// A packet with ports and no payload.
+    pub fn packet(src: [u8; 4], src_port: u16, dst: [u8; 4], dst_port: u16, protocol: u8) -> ParsedPacket<'static> {
+        let mut packet = packet_between(&Ipv4Addr::from(src).to_string(), &Ipv4Addr::from(dst).to_string(), protocol);
+        packet.transport = Transport::Udp { src_port, dst_port };
+        packet
+    }
+
+    /// A packet without ports.
+    pub fn packet_between(src: &str, dst: &str, protocol: u8) -> ParsedPacket<'static> {
+        let octets = |text: &str| match text.parse().unwrap() {
+            IpAddr::V4(address) => {
+                let mut octets = [0; 16];
+                octets[12..].copy_from_slice(&address.octets());
+                (IpVersion::V4, octets)
+            }
+            IpAddr::V6(address) => (IpVersion::V6, address.octets()),
+        };
+        ParsedPacket {
+            at: Timestamp::ZERO,
+            number: 1,
+            wire_len: 60,
+            interface: InterfaceId(0),
+            vlan: [0; 2],
+            mpls_label: None,
+            version: octets(src).0,
+            src: octets(src).1,
+            dst: octets(dst).1,
+            protocol,
+            fragment: None,
+            transport: Transport::None,
+            payload: &[],
+            payload_len: 0,
+        }
+    }
 }

@@ -140,6 +140,11 @@ impl Policy {
         &self.approvals
     }
 
+    /// Stand-in
+    pub fn plain_needs_judging(&self) -> bool {
+        false
+    }
+
     /// Judges one flow at the time of its latest packet.
     #[must_use]
     pub fn judge(&self, subject: &Subject<'_>, detection: Option<Detection>, at: Timestamp) -> Verdict {

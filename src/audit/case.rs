@@ -1,0 +1,62 @@
+//! What the auditor keeps with each flow: 16 octets inline, the rest only for flows that showed something.
+
+use std::sync::Arc;
+
+use crate::detect::{Confidence, Detection, Findings};
+use crate::flow::{Rank, Tenant};
+use crate::policy::Verdict;
+use crate::time::Timestamp;
+
+/// Everything about a flow that is not plain.
+#[derive(Debug)]
+pub(super) struct File {
+    pub verdict: Verdict,
+    pub detection: Option<Detection>,
+    pub findings: Option<Box<Findings>>,
+    /// When the next interval's `update` is due.
+    pub next_update: Timestamp,
+    /// The flow that this one continues.
+    pub continues: Option<Arc<str>>,
+}
+
+/// The part of every flow.
+#[derive(Debug, Default)]
+pub(super) struct Case {
+    pub file: Option<Box<File>>,
+    /// Second at which a packet must look at updates and validity again.
+    pub due: u32,
+    /// Payloads shown to detectors.
+    pub inspected: u16,
+    /// No detector needs to see more.
+    pub settled: bool,
+    /// A record of the flow was written.
+    pub announced: bool,
+}
+
+impl Case {
+    pub(super) fn findings(&self) -> Option<&Findings> {
+        self.file.as_ref()?.findings.as_deref()
+    }
+
+    pub(super) fn detection(&self) -> Option<Detection> {
+        self.file.as_ref()?.detection
+    }
+}
+
+impl Tenant for Case {
+    fn rank(&self) -> Rank {
+        let Some(file) = &self.file else { return Rank::Plain };
+        match file.detection {
+            Some(detection) if detection.confidence >= Confidence::Likely => Rank::Tunnel,
+            Some(_) => Rank::Evident,
+            None if file.verdict.approval.is_some() => Rank::Evident,
+            None => Rank::Noted,
+        }
+    }
+
+    fn octets(&self) -> usize {
+        self.file
+            .as_ref()
+            .map_or(0, |file| size_of::<File>() + file.findings.as_ref().map_or(0, |findings| findings.octets()))
+    }
+}

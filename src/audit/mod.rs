@@ -1,0 +1,594 @@
+//! The whole core behind two calls: [`Auditor::observe`] turns frames into records, [`Auditor::expire`] ends what is over.
+
+mod case;
+mod describe;
+mod inspection;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::case::{Case, File};
+use self::describe::{describe, flow_id, subject};
+use self::inspection::{Detectors, Inspected, inspect, wanted};
+use crate::detect::{Carrier, Detection, Findings, Segment};
+use crate::flow::{
+    Datagram, EndReason, Flow, FlowIndex, FlowKey, FlowSettings, FlowTable, Fragments, LINGER, Opener, Orphan, Rank,
+    Sender,
+};
+use crate::policy::{Label, Policy, Reason, Verdict};
+use crate::record::{Kind, Record};
+use crate::time::Timestamp;
+use crate::wire::{FragmentPosition, Frame, InterfaceId, ParseError, ParsedPacket, TcpFlags, Transport, parse};
+
+/// Settings of the core, one set for all workers.
+#[derive(Clone, Debug)]
+pub struct AuditSettings {
+    /// The sensor's name in records.
+    pub sensor: Arc<str>,
+    /// Names of interfaces or files, indexed by `InterfaceId`.
+    pub interfaces: Vec<Arc<str>>,
+    /// Octets of each frame that are looked at, so that replay sees what live capture sees.
+    pub snap_length: u32,
+    /// How flows are told apart and ended.
+    pub flow: FlowSettings,
+    /// A long flow's `update` records are this far apart; zero: none.
+    pub update_interval: Duration,
+    /// Which records of flows that are `other` are written.
+    pub other: OtherRecords,
+    /// Seed of the flow table's keyed hash; random at the edge, so that nobody can aim at one bucket.
+    pub hash_seed: u64,
+}
+
+/// Which records of flows labelled `other` are written; all of them count in the totals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OtherRecords {
+    /// `start`, `update` and `end`.
+    #[default]
+    All,
+    /// `end` only.
+    End,
+    /// None.
+    None,
+}
+
+/// What went in and what became of it: `packets` = `classified` + the sum of `undecodable`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Frames given to `observe`.
+    pub packets: u64,
+    /// Their octets on the wire.
+    pub octets: u64,
+    /// Frames that belong to a flow.
+    pub classified: u64,
+    /// Octets on the wire of these.
+    pub classified_octets: u64,
+    /// Frames that could not be read, by [`ParseError`] as index.
+    pub undecodable: [u64; ParseError::ALL.len()],
+    /// Octets on the wire of these.
+    pub undecodable_octets: u64,
+    /// Flows opened.
+    pub flows: u64,
+    /// Flows in the table now.
+    pub flows_open: u64,
+    /// Flows evicted to keep the memory bound, by [`Rank`] as index.
+    pub evicted: [u64; Rank::ALL.len()],
+    /// Packets of ended flows whose `end` record the settings left out.
+    pub unrecorded: u64,
+    /// Octets on the wire of these.
+    pub unrecorded_octets: u64,
+    /// Memory held for flows, octets.
+    pub table_octets: u64,
+    /// Calls of detectors.
+    pub inspections: u64,
+}
+
+/// Frames are parsed, hashed and looked up in batches of this many, so that their cache misses overlap.
+const BATCH: usize = 16;
+
+/// The core: one per worker, owning its flow table.
+pub struct Auditor {
+    settings: Arc<AuditSettings>,
+    policy: Arc<Policy>,
+    table: FlowTable<Case>,
+    fragments: Fragments,
+    detectors: Detectors,
+    counters: Counters,
+    scratch: Findings,
+    /// The latest time seen.
+    now: Timestamp,
+}
+
+/// A frame of the batch that belongs to a flow.
+struct Ready<'a> {
+    packet: ParsedPacket<'a>,
+    key: FlowKey,
+    sender: Sender,
+    hash: u64,
+}
+
+impl Auditor {
+    /// An empty table.
+    #[must_use]
+    pub fn new(settings: Arc<AuditSettings>, policy: Arc<Policy>) -> Self {
+        Self {
+            table: FlowTable::new(&settings.flow, settings.hash_seed),
+            fragments: Fragments::new(settings.hash_seed, settings.flow.vlan_in_key),
+            detectors: Detectors::new(),
+            counters: Counters::default(),
+            scratch: Findings::default(),
+            now: Timestamp::ZERO,
+            settings,
+            policy,
+        }
+    }
+
+    /// Takes frames in the order of their capture.
+    pub fn observe(&mut self, frames: &[Frame<'_>], emit: &mut impl FnMut(Record)) {
+        for batch in frames.chunks(BATCH) {
+            let mut ready: [Option<Ready<'_>>; BATCH] = [const { None }; BATCH];
+            let mut slots = [0; BATCH];
+            for ((frame, ready), slot) in batch.iter().zip(&mut ready).zip(&mut slots) {
+                *ready = self.prepare(frame);
+                if let Some(ready) = ready {
+                    *slot = self.table.touch_index(ready.hash);
+                }
+            }
+            let touched = slots.iter().fold(0, |sum, &slot| sum ^ self.table.touch_entry(slot));
+            std::hint::black_box(touched);
+            for ready in ready.into_iter().flatten() {
+                if let Some(ready) = self.resolve(ready, emit) {
+                    self.take(&ready, emit);
+                }
+            }
+            self.sweep(emit);
+        }
+    }
+
+    /// Ends flows that are over by `now`: a time from the frames or, when a live link is silent, from the edge.
+    pub fn expire(&mut self, now: Timestamp, emit: &mut impl FnMut(Record)) {
+        self.now = self.now.max(now);
+        self.sweep(emit);
+    }
+
+    /// Ends every flow: those whose time was up by the latest time seen as such, the others by force.
+    pub fn finish(&mut self, emit: &mut impl FnMut(Record)) {
+        for orphan in self.fragments.drain() {
+            self.adopt(&orphan, emit);
+        }
+        for index in self.table.indices() {
+            let Some(flow) = self.table.flow(index) else { continue };
+            let over = self.table.deadline(flow) <= self.now;
+            let reason = if over { over_reason(flow) } else { EndReason::ForcedEnd };
+            self.end(index, reason, emit);
+        }
+    }
+
+    /// Takes new approvals and judges every open flow again; changed verdicts are `update` records.
+    pub fn set_policy(&mut self, policy: Arc<Policy>, emit: &mut impl FnMut(Record)) {
+        self.policy = policy;
+        for index in self.table.indices() {
+            let now = self.now;
+            self.judge(index, now, emit);
+        }
+    }
+
+    /// What went in and what became of it.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        Counters {
+            flows_open: self.table.len() as u64,
+            table_octets: self.table.octets() as u64,
+            ..self.counters.clone()
+        }
+    }
+
+    /// The latest time seen in a frame or given to [`Self::expire`].
+    #[must_use]
+    pub const fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// Octets of one flow-table entry, evidence apart.
+    #[must_use]
+    pub const fn entry_octets() -> usize {
+        FlowTable::<Case>::entry_octets()
+    }
+
+    /// Counts and parses one frame, and makes the key of its flow.
+    #[inline]
+    fn prepare<'a>(&mut self, frame: &Frame<'a>) -> Option<Ready<'a>> {
+        let octets = u64::from(frame.wire_len);
+        self.counters.packets += 1;
+        self.counters.octets += octets;
+        let mut frame = *frame;
+        frame.data = frame.data.get(..self.settings.snap_length as usize).unwrap_or(frame.data);
+        let packet = match parse(&frame) {
+            Ok(packet) => packet,
+            Err(error) => {
+                if let Some(count) = self.counters.undecodable.get_mut(error as usize) {
+                    *count += 1;
+                }
+                self.counters.undecodable_octets += octets;
+                return None;
+            }
+        };
+        self.counters.classified += 1;
+        self.counters.classified_octets += octets;
+        self.now = self.now.max(packet.at);
+        let (key, sender) = FlowKey::of(&packet, self.settings.flow.vlan_in_key);
+        let hash = self.table.hash(&key);
+        Some(Ready { packet, key, sender, hash })
+    }
+
+    /// Gives a later fragment the key of its datagram's flow, and that flow what waited for it.
+    /// `None`: the packet waits for its first fragment.
+    fn resolve<'a>(&mut self, ready: Ready<'a>, emit: &mut impl FnMut(Record)) -> Option<Ready<'a>> {
+        let Some(fragment) = ready.packet.fragment else { return Some(ready) };
+        match fragment.position {
+            FragmentPosition::First => {
+                let [waited, pushed_out] = self.fragments.first(&ready.packet, fragment.id, ready.key, ready.sender);
+                let waited = waited.map(|orphan| Orphan { key: ready.key, sender: ready.sender, ..orphan });
+                for orphan in waited.into_iter().chain(pushed_out) {
+                    self.adopt(&orphan, emit);
+                }
+                Some(ready)
+            }
+            FragmentPosition::Later => {
+                let (datagram, pushed_out) = self.fragments.later(&ready.packet, fragment.id);
+                if let Some(orphan) = pushed_out {
+                    self.adopt(&orphan, emit);
+                }
+                match datagram {
+                    Datagram::Known(key, sender) => Some(Ready { hash: self.table.hash(&key), key, sender, ..ready }),
+                    Datagram::Waiting => None,
+                }
+            }
+        }
+    }
+
+    /// Adds one packet to its flow, opening the flow if need be.
+    #[inline]
+    fn take(&mut self, ready: &Ready<'_>, emit: &mut impl FnMut(Record)) {
+        let packet = &ready.packet;
+        let tcp = match packet.transport {
+            Transport::Tcp { seq, flags, .. } => Some((seq, flags)),
+            _ => None,
+        };
+        let flags = tcp.map(|(_, flags)| flags).unwrap_or_default();
+        let (index, opened) = self.open(&ready.key, ready.hash, ready.sender, packet.interface, packet.at, flags, emit);
+        let Some(flow) = self.table.flow_mut(index) else { return };
+        let direction = flow.direction(ready.sender);
+        flow.count(direction, packet.at, 1, u64::from(packet.wire_len));
+        if packet.mpls_label.is_some() {
+            flow.set_mpls_label(direction, packet.mpls_label);
+        }
+        if opened && let Some((_, flags)) = tcp {
+            flow.set_opener(tcp_opener(flags));
+        }
+        let number = flow.packets.iter().sum();
+        let due = u64::from(flow.tenant.due) <= packet.at.as_secs();
+        let mut closed = false;
+        if flags.has(TcpFlags::FIN) || flags.has(TcpFlags::RST) {
+            closed = flow.set_fin(direction) || flags.has(TcpFlags::RST);
+        }
+        let mut judged = false;
+        if wanted(&flow.tenant, number) {
+            let detectors = self.detectors.of(packet);
+            if !detectors.is_empty() {
+                let (src_port, dst_port, carrier) = match packet.transport {
+                    Transport::Udp { src_port, dst_port } => (src_port, dst_port, Carrier::Udp),
+                    Transport::Tcp { src_port, dst_port, seq, flags } => {
+                        (src_port, dst_port, Carrier::Tcp { seq, flags })
+                    }
+                    Transport::None => {
+                        let outer_v6 = packet.version == crate::wire::IpVersion::V6;
+                        (0, 0, Carrier::Ip { protocol: packet.protocol, outer_v6 })
+                    }
+                };
+                let segment = Segment {
+                    at: packet.at,
+                    packet: packet.number,
+                    direction,
+                    carrier,
+                    ports: [src_port, dst_port],
+                    payload: packet.payload,
+                    payload_len: packet.payload_len,
+                };
+                self.counters.inspections += detectors.len() as u64;
+                let changed = self.table.with_tenant(index, |flow| {
+                    match inspect(&mut flow.tenant, number, detectors, &segment, &mut self.scratch) {
+                        Inspected::Nothing => false,
+                        Inspected::Changed => true,
+                        Inspected::Noted(findings, changed) => {
+                            let next_update = flow.first + self.settings.update_interval;
+                            let file = flow.tenant.file.get_or_insert_with(|| Box::new(File::new(next_update)));
+                            file.findings = Some(findings);
+                            changed
+                        }
+                    }
+                });
+                judged = changed == Some(true);
+            }
+        }
+        if opened {
+            self.first_judgement(index, packet.at);
+            self.announce(index, Kind::Start, packet.at, None, emit);
+        } else if judged {
+            self.judge(index, packet.at, emit);
+        } else if due {
+            self.look_again(index, packet.at, emit);
+        }
+        if closed {
+            self.table.close(index);
+        }
+    }
+
+    /// The flow of a key, ended and opened anew where its time is up; and whether it is new.
+    #[expect(clippy::too_many_arguments, reason = "what a flow is found and opened by, called in two places")]
+    #[inline]
+    fn open(
+        &mut self,
+        key: &FlowKey,
+        hash: u64,
+        sender: Sender,
+        interface: InterfaceId,
+        at: Timestamp,
+        flags: TcpFlags,
+        emit: &mut impl FnMut(Record),
+    ) -> (FlowIndex, bool) {
+        let mut sender = sender;
+        let mut continued = None;
+        if let Some(index) = self.table.find(key, hash)
+            && let Some(flow) = self.table.flow(index)
+        {
+            // RFC 9293 3.6.1: a SYN alone on a closed connection opens the next one.
+            let reopened = flow.is_closed() && flags.has(TcpFlags::SYN) && !flags.has(TcpFlags::ACK);
+            if reopened || self.table.deadline(flow) < at {
+                let reason = over_reason(flow);
+                self.end(index, reason, emit);
+            } else if at.since(flow.first) >= self.settings.flow.active_timeout {
+                let id = flow_id(flow);
+                sender = flow.first_sender();
+                let opener = flow.opener();
+                continued = self.end(index, EndReason::ActiveTimeout, emit).map(|flow| (id, opener, flow.tenant));
+            } else {
+                return (index, false);
+            }
+        }
+        while let Some(pressure) = self.table.pressure()
+            && let Some(oldest) = self.table.oldest(pressure)
+        {
+            if let Some(flow) = self.end(oldest, EndReason::LackOfResources, emit)
+                && let Some(count) = self.counters.evicted.get_mut(crate::flow::Tenant::rank(&flow.tenant) as usize)
+            {
+                *count += 1;
+            }
+        }
+        self.counters.flows += 1;
+        let mut tenant = Case { due: seconds(self.first_update(at)), ..Case::default() };
+        let mut opener = Opener::First;
+        let is_new = continued.is_none();
+        if let Some((id, opened_by, before)) = continued {
+            opener = opened_by;
+            let next_update = self.first_update(at);
+            let mut file = before.file.unwrap_or_else(|| Box::new(File::new(next_update)));
+            file.continues = Some(id);
+            file.next_update = next_update;
+            let due = seconds(next_update.min(file.verdict.holds_until));
+            tenant = Case { file: Some(file), due, announced: false, ..before };
+        }
+        let index = self.table.insert(*key, hash, sender, interface, at, tenant);
+        if let Some(flow) = self.table.flow_mut(index) {
+            flow.set_opener(opener);
+        }
+        if !is_new {
+            self.announce(index, Kind::Start, at, None, emit);
+        }
+        (index, is_new)
+    }
+
+    /// Gives later fragments whose first one came too late or never to a flow.
+    fn adopt(&mut self, orphan: &Orphan, emit: &mut impl FnMut(Record)) {
+        let hash = self.table.hash(&orphan.key);
+        let flags = TcpFlags::default();
+        let (index, opened) = self.open(&orphan.key, hash, orphan.sender, orphan.interface, orphan.first, flags, emit);
+        if let Some(flow) = self.table.flow_mut(index) {
+            let direction = flow.direction(orphan.sender);
+            flow.count(direction, orphan.last, orphan.packets, orphan.octets);
+        }
+        if opened {
+            self.first_judgement(index, orphan.first);
+            self.announce(index, Kind::Start, orphan.first, None, emit);
+        }
+    }
+
+    /// Ends what is over by the latest time seen.
+    fn sweep(&mut self, emit: &mut impl FnMut(Record)) {
+        while let Some(index) = self.table.expired(self.now) {
+            let reason = self.table.flow(index).map_or(EndReason::IdleTimeout, over_reason);
+            self.end(index, reason, emit);
+        }
+    }
+
+    /// Judges a new flow; flows without evidence only where an approval could cover them by their path.
+    fn first_judgement(&mut self, index: FlowIndex, at: Timestamp) {
+        let Some(flow) = self.table.flow(index) else { return };
+        let detection = found(flow);
+        if detection.is_none() && !self.policy.plain_needs_judging() {
+            return;
+        }
+        let verdict = self.policy.judge(&subject(&self.settings, flow), detection, at);
+        self.keep(index, verdict, detection);
+    }
+
+    /// Judges a flow by its present evidence; a changed verdict is an `update`.
+    fn judge(&mut self, index: FlowIndex, at: Timestamp, emit: &mut impl FnMut(Record)) {
+        let Some(flow) = self.table.flow(index) else { return };
+        let detection = found(flow);
+        if flow.tenant.file.is_none() && !self.policy.plain_needs_judging() {
+            return;
+        }
+        let verdict = self.policy.judge(&subject(&self.settings, flow), detection, at);
+        let changed = match &flow.tenant.file {
+            Some(file) => !same(&file.verdict, &verdict),
+            None => !same(&plain(), &verdict),
+        };
+        self.keep(index, verdict, detection);
+        if changed {
+            self.announce(index, Kind::Update, at, None, emit);
+        }
+    }
+
+    /// A packet came after the flow's due second: its verdict may have run out, or an interval's `update` is due.
+    fn look_again(&mut self, index: FlowIndex, at: Timestamp, emit: &mut impl FnMut(Record)) {
+        let Some(flow) = self.table.flow(index) else { return };
+        if flow.tenant.file.as_ref().is_some_and(|file| file.verdict.holds_until <= at) {
+            self.judge(index, at, emit);
+        }
+        let interval = self.settings.update_interval;
+        let Some(flow) = self.table.flow_mut(index) else { return };
+        let due =
+            flow.tenant.file.as_ref().map_or(Timestamp::from_secs(flow.tenant.due.into()), |file| file.next_update);
+        if due > at {
+            let holds_until = flow.tenant.file.as_ref().map_or(Timestamp::MAX, |file| file.verdict.holds_until);
+            flow.tenant.due = seconds(due.min(holds_until));
+            return;
+        }
+        if interval.is_zero() {
+            flow.tenant.due = u32::MAX;
+            return;
+        }
+        // The next multiple of the interval since the flow's start, so that the split into workers changes nothing.
+        let passed = at.since(flow.first).as_nanos() / interval.as_nanos() + 1;
+        let next = flow.first + interval.saturating_mul(u32::try_from(passed).unwrap_or(u32::MAX));
+        let mut holds_until = Timestamp::MAX;
+        if let Some(file) = flow.tenant.file.as_mut() {
+            file.next_update = next;
+            holds_until = file.verdict.holds_until;
+        }
+        flow.tenant.due = seconds(next.min(holds_until));
+        self.announce(index, Kind::Update, at, None, emit);
+    }
+
+    /// Stores a verdict, if it says more than that there is nothing to say.
+    fn keep(&mut self, index: FlowIndex, verdict: Verdict, detection: Option<Detection>) {
+        let interval = self.settings.update_interval;
+        self.table.with_tenant(index, |flow| {
+            if flow.tenant.file.is_none() && same(&plain(), &verdict) && verdict.holds_until == Timestamp::MAX {
+                return;
+            }
+            let next_update = next_update(flow, interval);
+            let file = flow.tenant.file.get_or_insert_with(|| Box::new(File::new(next_update)));
+            file.verdict = verdict;
+            file.detection = detection;
+            flow.tenant.due = seconds(file.next_update.min(file.verdict.holds_until));
+        });
+    }
+
+    /// Takes a flow out of the table and writes its last record.
+    fn end(&mut self, index: FlowIndex, reason: EndReason, emit: &mut impl FnMut(Record)) -> Option<Flow<Case>> {
+        let flow = self.table.remove(index)?;
+        let at = match reason {
+            EndReason::IdleTimeout => flow.last + self.settings.flow.idle_timeout,
+            EndReason::EndOfFlow => flow.last + LINGER,
+            _ => flow.last,
+        };
+        if self.is_recorded(&flow, Kind::End) {
+            emit(describe(&self.settings, &self.policy, &flow, Kind::End, at, Some(reason)));
+        } else {
+            self.counters.unrecorded += flow.packets.iter().sum::<u64>();
+            self.counters.unrecorded_octets += flow.octets.iter().sum::<u64>();
+        }
+        Some(flow)
+    }
+
+    /// Writes a record of an open flow, if the settings want it; the first is a `start`.
+    fn announce(
+        &mut self,
+        index: FlowIndex,
+        kind: Kind,
+        at: Timestamp,
+        reason: Option<EndReason>,
+        emit: &mut impl FnMut(Record),
+    ) {
+        let Some(flow) = self.table.flow(index) else { return };
+        if !self.is_recorded(flow, kind) {
+            return;
+        }
+        let kind = if flow.tenant.announced { kind } else { Kind::Start };
+        emit(describe(&self.settings, &self.policy, flow, kind, at, reason));
+        if let Some(flow) = self.table.flow_mut(index) {
+            flow.tenant.announced = true;
+        }
+    }
+
+    fn is_recorded(&self, flow: &Flow<Case>, kind: Kind) -> bool {
+        let label = flow.tenant.file.as_ref().map_or(Label::Other, |file| file.verdict.label);
+        match self.settings.other {
+            _ if label != Label::Other || flow.tenant.announced => true,
+            OtherRecords::All => true,
+            OtherRecords::End => kind == Kind::End,
+            OtherRecords::None => false,
+        }
+    }
+
+    fn first_update(&self, first: Timestamp) -> Timestamp {
+        if self.settings.update_interval.is_zero() { Timestamp::MAX } else { first + self.settings.update_interval }
+    }
+}
+
+impl File {
+    fn new(next_update: Timestamp) -> Self {
+        Self { verdict: plain(), detection: None, findings: None, next_update, continues: None }
+    }
+}
+
+/// The verdict of a flow that nothing speaks for.
+fn plain() -> Verdict {
+    Verdict {
+        label: Label::Other,
+        reason: Reason::NotATunnel,
+        tunnel: None,
+        confidence: None,
+        approval: None,
+        holds_until: Timestamp::MAX,
+    }
+}
+
+/// Whether two verdicts say the same; until when they hold is not part of it.
+fn same(one: &Verdict, other: &Verdict) -> bool {
+    one.label == other.label
+        && one.reason == other.reason
+        && one.tunnel == other.tunnel
+        && one.confidence == other.confidence
+        && one.approval.as_ref().map(|approval| &approval.id) == other.approval.as_ref().map(|approval| &approval.id)
+}
+
+fn found(flow: &Flow<Case>) -> Option<Detection> {
+    flow.tenant.findings().and_then(Findings::detection)
+}
+
+fn over_reason(flow: &Flow<Case>) -> EndReason {
+    if flow.is_closed() { EndReason::EndOfFlow } else { EndReason::IdleTimeout }
+}
+
+/// RFC 9293 3.5: the opener sends a SYN alone, its peer answers with SYN and ACK.
+const fn tcp_opener(flags: TcpFlags) -> Opener {
+    if !flags.has(TcpFlags::SYN) {
+        Opener::Unknown
+    } else if flags.has(TcpFlags::ACK) {
+        Opener::Other
+    } else {
+        Opener::First
+    }
+}
+
+/// Whole seconds, as kept in 32 bits with each flow.
+fn seconds(at: Timestamp) -> u32 {
+    u32::try_from(at.as_secs()).unwrap_or(u32::MAX)
+}
+
+fn next_update(flow: &Flow<Case>, interval: Duration) -> Timestamp {
+    if interval.is_zero() { Timestamp::MAX } else { flow.first + interval }
+}

@@ -1,0 +1,797 @@
+//! Holds the flows of one worker: found by key in constant time, ended by timeouts, evicted when memory is short.
+//!
+//! Entries lie in a slab that never moves; an index of (hash, position) pairs finds them by linear probing.
+//! Timeouts are four wheels of one-second buckets, one per [`Rank`]: a packet touches no list, a bucket's flows are
+//! looked at once when it is due and put where their latest packet says. The same order gives the oldest flow of a rank.
+
+use std::time::Duration;
+
+use crate::flow::{Direction, FlowKey, FlowSettings, HashSecrets, Sender};
+use crate::time::Timestamp;
+use crate::wire::InterfaceId;
+
+/// Position in the slab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowIndex(u32);
+
+/// In which order flows are given up when memory is short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Rank {
+    /// Nothing known and nothing held: goes first, with `Noted`.
+    Plain,
+    /// Numbers for a sequence check, no evidence.
+    Noted,
+    /// Some evidence.
+    Evident,
+    /// A tunnel: last to go.
+    Tunnel,
+}
+
+impl Rank {
+    /// All, cheapest first.
+    pub const ALL: [Self; 4] = [Self::Plain, Self::Noted, Self::Evident, Self::Tunnel];
+}
+
+/// What the table holds per flow for its user.
+pub trait Tenant: Default {
+    /// How dear the flow is.
+    fn rank(&self) -> Rank;
+    /// Memory held outside the entry, octets.
+    fn octets(&self) -> usize;
+}
+
+/// Who is known to have opened a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opener {
+    /// The sender of the first packet seen.
+    First,
+    /// The other endpoint.
+    Other,
+    /// Nobody can tell: picked up mid-stream.
+    Unknown,
+}
+
+/// One flow: two cache lines.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Flow<T> {
+    key: FlowKey,
+    next: u32,
+    prev: u32,
+    /// Interface of the first packet.
+    pub interface: InterfaceId,
+    /// Wheel bucket in the low 12 bits, wheel above.
+    place: u16,
+    labels: [[u8; 3]; 2],
+    state: u8,
+    /// Free for the user of the table.
+    pub mark: u8,
+    /// Packets, forward and reverse.
+    pub packets: [u64; 2],
+    /// Octets on the wire, likewise.
+    pub octets: [u64; 2],
+    /// Time of the first packet.
+    pub first: Timestamp,
+    /// Time of the latest packet.
+    pub last: Timestamp,
+    /// What the table's user keeps with the flow.
+    pub tenant: T,
+}
+
+const FIRST_FROM_HIGH: u8 = 1 << 0;
+const LIVE: u8 = 1 << 1;
+const FIN_FORWARD: u8 = 1 << 2;
+const FIN_REVERSE: u8 = 1 << 3;
+const CLOSED: u8 = 1 << 4;
+const OPENER_OTHER: u8 = 1 << 5;
+const OPENER_UNKNOWN: u8 = 1 << 6;
+
+/// A closed TCP flow waits this long for its last acknowledgments.
+pub const LINGER: Duration = Duration::from_secs(5);
+
+const NO_LABEL: [u8; 3] = [0xff; 3];
+const NIL: u32 = u32::MAX;
+
+impl<T> Flow<T> {
+    /// Its key.
+    #[must_use]
+    pub const fn key(&self) -> &FlowKey {
+        &self.key
+    }
+
+    /// Which endpoint sent the first packet.
+    #[must_use]
+    pub const fn first_sender(&self) -> Sender {
+        if self.state & FIRST_FROM_HIGH == 0 { Sender::Low } else { Sender::High }
+    }
+
+    /// Which way a packet of `sender` goes.
+    #[must_use]
+    pub fn direction(&self, sender: Sender) -> Direction {
+        if sender == self.first_sender() { Direction::Forward } else { Direction::Reverse }
+    }
+
+    /// Who opened it, as far as the transport tells.
+    #[must_use]
+    pub const fn opener(&self) -> Opener {
+        if self.state & OPENER_UNKNOWN != 0 {
+            Opener::Unknown
+        } else if self.state & OPENER_OTHER != 0 {
+            Opener::Other
+        } else {
+            Opener::First
+        }
+    }
+
+    /// Notes who opened it.
+    pub fn set_opener(&mut self, opener: Opener) {
+        self.state &= !(OPENER_OTHER | OPENER_UNKNOWN);
+        match opener {
+            Opener::First => {}
+            Opener::Other => self.state |= OPENER_OTHER,
+            Opener::Unknown => self.state |= OPENER_UNKNOWN,
+        }
+    }
+
+    /// Notes a TCP FIN; true once both directions have ended.
+    pub fn set_fin(&mut self, direction: Direction) -> bool {
+        self.state |= match direction {
+            Direction::Forward => FIN_FORWARD,
+            Direction::Reverse => FIN_REVERSE,
+        };
+        self.state & (FIN_FORWARD | FIN_REVERSE) == FIN_FORWARD | FIN_REVERSE
+    }
+
+    /// Whether TCP closed it.
+    #[must_use]
+    pub const fn is_closed(&self) -> bool {
+        self.state & CLOSED != 0
+    }
+
+    /// Notes the MPLS label of a direction.
+    pub fn set_mpls_label(&mut self, direction: Direction, label: Option<u32>) {
+        let [_, octets @ ..] = label.unwrap_or(u32::MAX).to_be_bytes();
+        let [forward, reverse] = &mut self.labels;
+        match direction {
+            Direction::Forward => *forward = octets,
+            Direction::Reverse => *reverse = octets,
+        }
+    }
+
+    /// MPLS labels, forward and reverse.
+    #[must_use]
+    pub fn mpls_labels(&self) -> [Option<u32>; 2] {
+        self.labels.map(|octets| {
+            let [a, b, c] = octets;
+            (octets != NO_LABEL).then(|| u32::from_be_bytes([0, a, b, c]))
+        })
+    }
+
+    /// Adds one packet.
+    #[inline]
+    pub fn count(&mut self, direction: Direction, at: Timestamp, packets: u64, octets: u64) {
+        let [forward_packets, reverse_packets] = &mut self.packets;
+        let [forward_octets, reverse_octets] = &mut self.octets;
+        match direction {
+            Direction::Forward => {
+                *forward_packets += packets;
+                *forward_octets += octets;
+            }
+            Direction::Reverse => {
+                *reverse_packets += packets;
+                *reverse_octets += octets;
+            }
+        }
+        self.last = self.last.max(at);
+    }
+}
+
+impl<T: Default> Flow<T> {
+    /// A free entry; `next` is the next free one.
+    fn vacant(next: u32) -> Self {
+        Self {
+            key: FlowKey::default(),
+            next,
+            prev: NIL,
+            interface: InterfaceId::default(),
+            place: 0,
+            labels: [NO_LABEL; 2],
+            state: 0,
+            mark: 0,
+            packets: [0; 2],
+            octets: [0; 2],
+            first: Timestamp::ZERO,
+            last: Timestamp::ZERO,
+            tenant: T::default(),
+        }
+    }
+}
+
+/// Lists of flows by the second in which they may be over.
+#[derive(Debug)]
+struct Wheel {
+    /// First and last flow of each bucket.
+    buckets: Vec<[u32; 2]>,
+    /// One bit a bucket: not empty.
+    occupied: Vec<u64>,
+    flows: usize,
+}
+
+/// Buckets of a wheel, a power of two; longer timeouts are looked at once a turn.
+const BUCKETS: u64 = 512;
+
+impl Wheel {
+    fn new() -> Self {
+        Self { buckets: vec![[NIL; 2]; BUCKETS as usize], occupied: vec![0; BUCKETS as usize / 64], flows: 0 }
+    }
+
+    /// The first occupied bucket from `second` on, as its second.
+    fn first_from(&self, second: u64) -> Option<u64> {
+        if self.flows == 0 {
+            return None;
+        }
+        let start = second % BUCKETS;
+        let words = self.occupied.len() as u64;
+        for step in 0..=words {
+            let at = (start / 64 + step) % words;
+            let mut word = self.occupied.get(at as usize).copied().unwrap_or(0);
+            if step == 0 {
+                word &= u64::MAX << (start % 64);
+            } else if step == words {
+                word &= !(u64::MAX << (start % 64));
+            }
+            if word != 0 {
+                let bucket = at * 64 + u64::from(word.trailing_zeros());
+                return Some(second + (bucket + BUCKETS - start) % BUCKETS);
+            }
+        }
+        None
+    }
+}
+
+/// The flows of one worker.
+#[derive(Debug)]
+pub struct FlowTable<T> {
+    secrets: HashSecrets,
+    entries: Vec<Flow<T>>,
+    /// Free entries, linked by `next`.
+    free: u32,
+    live: usize,
+    /// Upper half of the hash, then position + 1; 0 is empty. A power of two long.
+    index: Vec<u64>,
+    wheels: [Wheel; Rank::ALL.len()],
+    /// Seconds before this one have been looked at.
+    cursor: u64,
+    idle_timeout: Duration,
+    /// Half of the memory is for entries and index, half for what tenants hold: either bound is kept by itself.
+    max_entries: usize,
+    max_tenants_octets: usize,
+    tenants_octets: usize,
+}
+
+/// Which bound a new flow would break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pressure {
+    /// No entry is free.
+    Entries,
+    /// Tenants hold too much.
+    Tenants,
+}
+
+impl<T: Tenant> FlowTable<T> {
+    /// An empty table; `seed` keys the hash.
+    #[must_use]
+    pub fn new(settings: &FlowSettings, seed: u64) -> Self {
+        // An index slot of 8 octets at a load of 7/16 to 7/8 costs at most 19 octets an entry.
+        let max_entries = (settings.memory_octets / 2 / (size_of::<Flow<T>>() + 19)).clamp(16, NIL as usize - 1);
+        Self {
+            secrets: HashSecrets::new(seed),
+            // Reserved, not touched: the system gives memory as flows come, and entries never move.
+            entries: Vec::with_capacity(max_entries),
+            free: NIL,
+            live: 0,
+            index: vec![0; 1024],
+            wheels: Rank::ALL.map(|_| Wheel::new()),
+            cursor: 0,
+            idle_timeout: settings.idle_timeout,
+            max_entries,
+            max_tenants_octets: settings.memory_octets / 2,
+            tenants_octets: 0,
+        }
+    }
+
+    /// The hash by which `find` and `insert` look for a key.
+    #[must_use]
+    #[inline]
+    pub fn hash(&self, key: &FlowKey) -> u64 {
+        key.hash(&self.secrets)
+    }
+
+    /// Reads the first index slot of a hash, so that a later `find` meets it in the cache.
+    /// Returns what it read: independent reads of a whole batch overlap in the processor.
+    #[must_use]
+    #[inline]
+    pub fn touch_index(&self, hash: u64) -> u64 {
+        self.index.get(self.home(hash)).copied().unwrap_or(0)
+    }
+
+    /// Reads the entry that an index slot names, likewise.
+    #[must_use]
+    #[inline]
+    pub fn touch_entry(&self, slot: u64) -> u64 {
+        let position = (slot as u32).wrapping_sub(1);
+        self.entries.get(position as usize).map_or(0, |flow| u64::from(flow.next) ^ flow.last.as_nanos())
+    }
+
+    /// The flow of a key.
+    #[must_use]
+    #[inline]
+    pub fn find(&self, key: &FlowKey, hash: u64) -> Option<FlowIndex> {
+        let mut place = self.home(hash);
+        let tag = hash >> 32;
+        loop {
+            let slot = *self.index.get(place)?;
+            if slot == 0 {
+                return None;
+            }
+            let position = (slot as u32).wrapping_sub(1);
+            if slot >> 32 == tag && self.entries.get(position as usize).is_some_and(|flow| flow.key == *key) {
+                return Some(FlowIndex(position));
+            }
+            place = (place + 1) & (self.index.len() - 1);
+        }
+    }
+
+    /// A flow by its position; `None` once it was removed.
+    #[must_use]
+    #[inline]
+    pub fn flow(&self, index: FlowIndex) -> Option<&Flow<T>> {
+        self.entries.get(index.0 as usize).filter(|flow| flow.state & LIVE != 0)
+    }
+
+    /// The same, to change it.
+    #[inline]
+    pub fn flow_mut(&mut self, index: FlowIndex) -> Option<&mut Flow<T>> {
+        self.entries.get_mut(index.0 as usize).filter(|flow| flow.state & LIVE != 0)
+    }
+
+    /// Changes a tenant whose memory may grow or shrink.
+    pub fn with_tenant<R>(&mut self, index: FlowIndex, change: impl FnOnce(&mut Flow<T>) -> R) -> Option<R> {
+        let flow = self.entries.get_mut(index.0 as usize).filter(|flow| flow.state & LIVE != 0)?;
+        let before = flow.tenant.octets();
+        let result = change(flow);
+        self.tenants_octets = (self.tenants_octets + flow.tenant.octets()).saturating_sub(before);
+        Some(result)
+    }
+
+    /// Adds a flow that `find` did not find. The caller has made room (`crowded`).
+    pub fn insert(
+        &mut self,
+        key: FlowKey,
+        hash: u64,
+        sender: Sender,
+        interface: InterfaceId,
+        at: Timestamp,
+        tenant: T,
+    ) -> FlowIndex {
+        // Load at most 7/8 keeps linear probing short.
+        if (self.live + 1) * 8 > self.index.len() * 7 {
+            self.grow_index();
+        }
+        self.tenants_octets += tenant.octets();
+        let flow = Flow {
+            key,
+            interface,
+            state: if sender == Sender::High { LIVE | FIRST_FROM_HIGH } else { LIVE },
+            first: at,
+            last: at,
+            tenant,
+            ..Flow::vacant(NIL)
+        };
+        let position = if let Some(entry) = self.entries.get_mut(self.free as usize) {
+            let position = self.free;
+            self.free = entry.next;
+            *entry = flow;
+            position
+        } else {
+            self.entries.push(flow);
+            (self.entries.len() - 1) as u32
+        };
+        self.live += 1;
+        self.index_insert(hash, position);
+        if self.live == 1 {
+            self.cursor = self.cursor.max(at.as_secs());
+        }
+        self.link(position);
+        FlowIndex(position)
+    }
+
+    /// Takes a flow out.
+    pub fn remove(&mut self, index: FlowIndex) -> Option<Flow<T>> {
+        self.flow(index)?;
+        self.unlink(index.0);
+        let flow = std::mem::replace(self.entries.get_mut(index.0 as usize)?, Flow::vacant(self.free));
+        self.free = index.0;
+        self.live -= 1;
+        self.tenants_octets = self.tenants_octets.saturating_sub(flow.tenant.octets());
+        self.index_remove(flow.key.hash(&self.secrets), index.0);
+        Some(flow)
+    }
+
+    /// When a flow is over, if no packet comes.
+    #[must_use]
+    pub fn deadline(&self, flow: &Flow<T>) -> Timestamp {
+        flow.last + if flow.is_closed() { LINGER } else { self.idle_timeout }
+    }
+
+    /// Notes that TCP closed the flow, which then lingers only shortly.
+    pub fn close(&mut self, index: FlowIndex) {
+        if let Some(flow) = self.flow_mut(index)
+            && !flow.is_closed()
+        {
+            flow.state |= CLOSED;
+            self.relink(index.0);
+        }
+    }
+
+    /// A flow whose deadline fell in a second before `now`'s; the caller removes it.
+    pub fn expired(&mut self, now: Timestamp) -> Option<FlowIndex> {
+        let now_second = now.as_secs();
+        for rank in Rank::ALL {
+            while let Some((second, position)) = self.first(rank) {
+                if second >= now_second {
+                    break;
+                }
+                let flow = self.entries.get(position as usize)?;
+                if self.deadline(flow).as_secs() < now_second {
+                    return Some(FlowIndex(position));
+                }
+                self.relink(position);
+            }
+        }
+        self.cursor = self.cursor.max(now_second);
+        None
+    }
+
+    /// Which bound a new flow would break, if any.
+    #[must_use]
+    pub fn pressure(&self) -> Option<Pressure> {
+        if self.free == NIL && self.entries.len() >= self.max_entries {
+            Some(Pressure::Entries)
+        } else if self.tenants_octets > self.max_tenants_octets {
+            Some(Pressure::Tenants)
+        } else {
+            None
+        }
+    }
+
+    /// The oldest of the flows that are to go first; the caller removes it.
+    pub fn oldest(&mut self, pressure: Pressure) -> Option<FlowIndex> {
+        let ranks: &[&[Rank]] = match pressure {
+            Pressure::Entries => &[&[Rank::Plain, Rank::Noted], &[Rank::Evident], &[Rank::Tunnel]],
+            Pressure::Tenants => &[&[Rank::Noted], &[Rank::Evident], &[Rank::Tunnel]],
+        };
+        for equals in ranks {
+            loop {
+                let first = equals
+                    .iter()
+                    .filter_map(|&rank| Some((self.first(rank)?, rank)))
+                    .min_by_key(|((second, _), _)| *second);
+                let Some(((second, position), rank)) = first else { break };
+                let flow = self.entries.get(position as usize)?;
+                if flow.tenant.rank() == rank && self.bucket_second(self.deadline(flow)) <= second {
+                    return Some(FlowIndex(position));
+                }
+                self.relink(position);
+            }
+        }
+        None
+    }
+
+    /// Positions of all flows, for judging them again or ending them.
+    pub fn indices(&self) -> impl Iterator<Item = FlowIndex> + use<T> {
+        (0..self.entries.len() as u32).map(FlowIndex)
+    }
+
+    /// Flows in the table.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.live
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.live == 0
+    }
+
+    /// Memory held for flows: entries ever used, index slots and what tenants hold, octets.
+    #[must_use]
+    pub fn octets(&self) -> usize {
+        self.entries.len() * size_of::<Flow<T>>() + self.index.len() * size_of::<u64>() + self.tenants_octets
+    }
+
+    /// Octets of one entry.
+    #[must_use]
+    pub const fn entry_octets() -> usize {
+        size_of::<Flow<T>>()
+    }
+
+    #[inline]
+    fn home(&self, hash: u64) -> usize {
+        (hash >> 32) as usize & (self.index.len() - 1)
+    }
+
+    fn index_insert(&mut self, hash: u64, position: u32) {
+        let mask = self.index.len() - 1;
+        let mut place = self.home(hash);
+        while let Some(slot) = self.index.get_mut(place) {
+            if *slot == 0 {
+                *slot = (hash >> 32) << 32 | u64::from(position + 1);
+                return;
+            }
+            place = (place + 1) & mask;
+        }
+    }
+
+    /// Takes a slot out and moves later ones of the same run back, so that no tombstones gather.
+    fn index_remove(&mut self, hash: u64, position: u32) {
+        let mask = self.index.len() - 1;
+        let mut hole = self.home(hash);
+        while let Some(&slot) = self.index.get(hole) {
+            if slot == 0 {
+                return;
+            }
+            if slot as u32 == position + 1 {
+                break;
+            }
+            hole = (hole + 1) & mask;
+        }
+        let mut place = hole;
+        loop {
+            place = (place + 1) & mask;
+            let slot = self.index.get(place).copied().unwrap_or(0);
+            if slot == 0 {
+                break;
+            }
+            let wanted = self.home(slot);
+            // The slot may fill the hole if its home does not lie between the two, counted round the end.
+            if place.wrapping_sub(wanted) & mask >= place.wrapping_sub(hole) & mask {
+                if let Some(empty) = self.index.get_mut(hole) {
+                    *empty = slot;
+                }
+                hole = place;
+            }
+        }
+        if let Some(empty) = self.index.get_mut(hole) {
+            *empty = 0;
+        }
+    }
+
+    fn grow_index(&mut self) {
+        let larger = vec![0; self.index.len() * 2];
+        for slot in std::mem::replace(&mut self.index, larger) {
+            if slot != 0 {
+                self.index_insert(slot, slot as u32 - 1);
+            }
+        }
+    }
+
+    /// The bucket for a deadline: never behind the cursor, never more than a turn ahead.
+    fn bucket_second(&self, deadline: Timestamp) -> u64 {
+        deadline.as_secs().clamp(self.cursor, self.cursor + BUCKETS - 1)
+    }
+
+    /// The first bucket of a wheel that holds a flow, and its oldest one.
+    fn first(&self, rank: Rank) -> Option<(u64, u32)> {
+        let wheel = self.wheels.get(rank as usize)?;
+        let second = wheel.first_from(self.cursor)?;
+        let [head, _] = *wheel.buckets.get((second % BUCKETS) as usize)?;
+        Some((second, head))
+    }
+
+    fn relink(&mut self, position: u32) {
+        self.unlink(position);
+        self.link(position);
+    }
+
+    fn link(&mut self, position: u32) {
+        let Some(flow) = self.entries.get(position as usize) else { return };
+        let rank = flow.tenant.rank();
+        let bucket = (self.bucket_second(self.deadline(flow)) % BUCKETS) as usize;
+        let Some(wheel) = self.wheels.get_mut(rank as usize) else { return };
+        let Some([head, tail]) = wheel.buckets.get_mut(bucket) else { return };
+        let last = std::mem::replace(tail, position);
+        if last == NIL {
+            *head = position;
+        }
+        if let Some(word) = wheel.occupied.get_mut(bucket / 64) {
+            *word |= 1 << (bucket % 64);
+        }
+        wheel.flows += 1;
+        if let Some(before) = self.entries.get_mut(last as usize) {
+            before.next = position;
+        }
+        if let Some(flow) = self.entries.get_mut(position as usize) {
+            flow.next = NIL;
+            flow.prev = last;
+            flow.place = (rank as u16) << 12 | bucket as u16;
+        }
+    }
+
+    fn unlink(&mut self, position: u32) {
+        let Some(flow) = self.entries.get(position as usize) else { return };
+        let (next, prev, bucket) = (flow.next, flow.prev, usize::from(flow.place & 0xfff));
+        let Some(wheel) = self.wheels.get_mut(usize::from(flow.place >> 12)) else { return };
+        let Some([head, tail]) = wheel.buckets.get_mut(bucket) else { return };
+        if prev == NIL {
+            *head = next;
+        }
+        if next == NIL {
+            *tail = prev;
+        }
+        if *head == NIL
+            && let Some(word) = wheel.occupied.get_mut(bucket / 64)
+        {
+            *word &= !(1 << (bucket % 64));
+        }
+        wheel.flows -= 1;
+        if let Some(before) = self.entries.get_mut(prev as usize) {
+            before.next = next;
+        }
+        if let Some(after) = self.entries.get_mut(next as usize) {
+            after.prev = prev;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::tests_support::{packet, settings};
+
+    #[derive(Debug, Default)]
+    struct Held(Option<Rank>);
+
+    impl Tenant for Held {
+        fn rank(&self) -> Rank {
+            self.0.unwrap_or(Rank::Plain)
+        }
+
+        fn octets(&self) -> usize {
+            if self.0.is_some() { 400 } else { 0 }
+        }
+    }
+
+    fn key(number: u32) -> (FlowKey, Sender) {
+        let [a, b, c, d] = number.to_be_bytes();
+        FlowKey::of(&packet([10, b, c, d], 1000 + u16::from(a), [198, 51, 100, 2], 443, 6), true)
+    }
+
+    fn insert(table: &mut FlowTable<Held>, number: u32, at: u64, held: Held) -> FlowIndex {
+        let (key, sender) = key(number);
+        let hash = table.hash(&key);
+        table.insert(key, hash, sender, InterfaceId(0), Timestamp::from_secs(at), held)
+    }
+
+    fn find(table: &FlowTable<Held>, number: u32) -> Option<FlowIndex> {
+        let (key, _) = key(number);
+        table.find(&key, table.hash(&key))
+    }
+
+    #[test]
+    fn an_entry_is_two_cache_lines() {
+        assert_eq!(size_of::<Flow<[u64; 2]>>(), 128);
+    }
+
+    #[test]
+    fn finds_what_was_inserted_and_not_what_was_removed() {
+        let mut table = FlowTable::new(&settings(), 1);
+        let all: Vec<_> = (0..5000).map(|number| insert(&mut table, number, 1000, Held(None))).collect();
+        for (number, index) in (0..).zip(&all) {
+            assert_eq!(find(&table, number), Some(*index));
+        }
+        for index in all.iter().step_by(3) {
+            assert!(table.remove(*index).is_some());
+            assert!(table.remove(*index).is_none());
+        }
+        for (number, index) in (0..).zip(&all) {
+            assert_eq!(find(&table, number), (number % 3 != 0).then_some(*index), "{number}");
+        }
+        assert_eq!(table.len(), 5000 - 1667);
+        assert_eq!(find(&table, 9999), None);
+    }
+
+    #[test]
+    fn ends_idle_flows_and_keeps_busy_ones() {
+        let mut table = FlowTable::new(&settings(), 1);
+        let idle = insert(&mut table, 1, 1000, Held(None));
+        let busy = insert(&mut table, 2, 1000, Held(None));
+        assert_eq!(table.expired(Timestamp::from_secs(1119)), None);
+        table.flow_mut(busy).unwrap().last = Timestamp::from_secs(1100);
+        assert_eq!(table.expired(Timestamp::from_secs(1121)), Some(idle));
+        table.remove(idle);
+        assert_eq!(table.expired(Timestamp::from_secs(1121)), None);
+        assert_eq!(table.expired(Timestamp::from_secs(1221)), Some(busy));
+        table.remove(busy);
+        assert_eq!(table.expired(Timestamp::from_secs(999_999)), None);
+        assert!(table.is_empty());
+    }
+
+    #[test]
+    fn a_timeout_longer_than_a_turn_of_the_wheel_is_kept() {
+        let mut settings = settings();
+        settings.idle_timeout = Duration::from_secs(3 * BUCKETS);
+        let mut table = FlowTable::new(&settings, 1);
+        let index = insert(&mut table, 1, 1000, Held(None));
+        for second in 1000..1000 + 3 * BUCKETS {
+            assert_eq!(table.expired(Timestamp::from_secs(second)), None, "{second}");
+        }
+        assert_eq!(table.expired(Timestamp::from_secs(1001 + 3 * BUCKETS)), Some(index));
+    }
+
+    #[test]
+    fn a_closed_flow_lingers_shortly() {
+        let mut table = FlowTable::new(&settings(), 1);
+        let index = insert(&mut table, 1, 1000, Held(None));
+        table.close(index);
+        assert_eq!(table.expired(Timestamp::from_secs(1005)), None);
+        assert_eq!(table.expired(Timestamp::from_secs(1006)), Some(index));
+    }
+
+    #[test]
+    fn the_oldest_without_evidence_goes_first_and_a_tunnel_last() {
+        let mut table = FlowTable::new(&settings(), 1);
+        let tunnel = insert(&mut table, 1, 1000, Held(Some(Rank::Tunnel)));
+        let evident = insert(&mut table, 2, 1001, Held(Some(Rank::Evident)));
+        let older = insert(&mut table, 3, 1002, Held(None));
+        let noted = insert(&mut table, 4, 1003, Held(Some(Rank::Noted)));
+        let newer = insert(&mut table, 5, 1004, Held(None));
+        table.flow_mut(older).unwrap().last = Timestamp::from_secs(1050);
+        for expected in [noted, newer, older, evident, tunnel] {
+            assert_eq!(table.oldest(Pressure::Entries), Some(expected));
+            table.remove(expected);
+        }
+        assert_eq!(table.oldest(Pressure::Entries), None);
+    }
+
+    #[test]
+    fn evidence_found_later_saves_a_flow() {
+        let mut table = FlowTable::new(&settings(), 1);
+        let first = insert(&mut table, 1, 1000, Held(None));
+        let second = insert(&mut table, 2, 1001, Held(None));
+        table.with_tenant(first, |flow| flow.tenant.0 = Some(Rank::Tunnel));
+        assert_eq!(table.oldest(Pressure::Entries), Some(second));
+        assert_eq!(table.oldest(Pressure::Tenants), Some(first));
+    }
+
+    #[test]
+    fn memory_stays_within_its_bound() {
+        let mut settings = settings();
+        settings.memory_octets = 1 << 20;
+        let mut table = FlowTable::new(&settings, 1);
+        for number in 0..50_000 {
+            while let Some(pressure) = table.pressure() {
+                let oldest = table.oldest(pressure).unwrap();
+                table.remove(oldest);
+            }
+            insert(&mut table, number, 1000 + u64::from(number) / 100, Held((number % 3 == 0).then_some(Rank::Noted)));
+            assert!(table.octets() <= 1 << 20, "{}", table.octets());
+        }
+        assert!(table.len() > 2000);
+    }
+
+    #[test]
+    fn labels_and_opener_are_kept_with_the_flow() {
+        let mut table = FlowTable::new(&settings(), 1);
+        let index = insert(&mut table, 1, 1000, Held(None));
+        let flow = table.flow_mut(index).unwrap();
+        assert_eq!((flow.mpls_labels(), flow.opener()), ([None, None], Opener::First));
+        flow.set_mpls_label(Direction::Reverse, Some(0xf_ffff));
+        flow.set_opener(Opener::Unknown);
+        assert_eq!((flow.mpls_labels(), flow.opener()), ([None, Some(0xf_ffff)], Opener::Unknown));
+        assert!(!flow.set_fin(Direction::Forward));
+        assert!(flow.set_fin(Direction::Reverse));
+    }
+}
