@@ -1,5 +1,13 @@
 //! Turns one captured frame into a [`ParsedPacket`]: addresses, ports and the transport payload, borrowed, never copied.
 
+mod cursor;
+mod ipv4;
+mod ipv6;
+mod link;
+mod mpls;
+mod pppoe;
+mod transport;
+
 use crate::time::Timestamp;
 
 /// Index into the list of interfaces (or capture files) that the edge opened.
@@ -155,6 +163,18 @@ pub struct ParsedPacket<'a> {
     pub payload_len: u32,
 }
 
+/// An IP packet behind all its headers: what the transport parsers get.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Network<'a> {
+    version: IpVersion,
+    src: [u8; 16],
+    dst: [u8; 16],
+    protocol: u8,
+    fragment: Option<Fragment>,
+    payload: &'a [u8],
+    payload_len: u32,
+}
+
 /// Why a frame could not be given to a flow; counted, never printed per packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -207,7 +227,60 @@ impl ParseError {
 }
 
 /// Parses one frame.
+#[inline]
 pub fn parse<'a>(frame: &Frame<'a>) -> Result<ParsedPacket<'a>, ParseError> {
-    let _ = frame;
-    Err(ParseError::NotIp)
+    let link = link::parse(frame)?;
+    let network = match link.payload.first() {
+        Some(first) if first >> 4 == 4 => ipv4::parse(link.payload, link.payload_len)?,
+        Some(first) if first >> 4 == 6 => ipv6::parse(link.payload, link.payload_len)?,
+        Some(_) => return Err(ParseError::BadIpHeader),
+        None => return Err(ParseError::TruncatedIp),
+    };
+    let (transport, header_len) = transport::parse(&network)?;
+    let (payload, payload_len) = match transport {
+        Transport::Udp { .. } => transport::udp_payload(&network),
+        _ => (
+            network.payload.get(header_len..).unwrap_or_default(),
+            network.payload_len.saturating_sub(header_len as u32),
+        ),
+    };
+    Ok(ParsedPacket {
+        at: frame.at,
+        number: frame.number,
+        wire_len: frame.wire_len,
+        interface: frame.interface,
+        vlan: link.vlan,
+        mpls_label: link.mpls_label,
+        version: network.version,
+        src: network.src,
+        dst: network.dst,
+        protocol: network.protocol,
+        fragment: network.fragment,
+        transport,
+        payload,
+        payload_len,
+    })
+}
+
+/// A hash of the outermost IP addresses alone, the same for both directions, for all fragments of a datagram and for
+/// IKE and its ESP: frames with equal hashes must meet on one worker. 0 where there is no IP.
+#[must_use]
+pub fn pair_hash(frame: &Frame<'_>) -> u32 {
+    let Ok(link) = link::parse(frame) else { return 0 };
+    let ip = link.payload;
+    let folded = match ip.first().map(|first| first >> 4) {
+        Some(4) => ip.get(12..20).map(|both| fold(both.split_at(4))),
+        Some(6) => ip.get(8..40).map(|both| fold(both.split_at(16))),
+        _ => None,
+    };
+    // Fibonacci hashing spreads neighbouring addresses over few workers evenly.
+    folded.map_or(0, |folded| folded.wrapping_mul(0x9e37_79b9) >> 16)
+}
+
+/// Exclusive or of two addresses, word by word.
+fn fold((src, dst): (&[u8], &[u8])) -> u32 {
+    let words = |octets: &[u8]| {
+        octets.chunks_exact(4).fold(0, |sum, word| sum ^ u32::from_be_bytes(word.try_into().unwrap_or_default()))
+    };
+    words(src) ^ words(dst)
 }
