@@ -173,6 +173,11 @@ impl Auditor {
         }
     }
 
+    /// Takes the names of interfaces, where a capture file tells them on the way only.
+    pub fn name_interfaces(&mut self, names: &[Arc<str>]) {
+        Arc::make_mut(&mut self.settings).interfaces = names.to_vec();
+    }
+
     /// What went in and what became of it.
     #[must_use]
     pub fn counters(&self) -> Counters {

@@ -1,5 +1,7 @@
 //! Turns interfaces and capture files into [`Frame`]s.
 
+pub mod file;
+
 use std::time::Duration;
 
 use crate::wire::Frame;

@@ -36,17 +36,23 @@ pub struct Evidence {
 pub enum SlotId {
     /// WireGuard data messages.
     Wireguard,
-    /// OpenVPN data and control packets.
+    /// OpenVPN's control channel.
     Openvpn,
-    /// ESP (plain or in UDP) and AH.
+    /// OpenVPN's data channel.
+    OpenvpnData,
+    /// Where OpenVPN's next packet begins in a TCP stream.
+    OpenvpnStream,
+    /// ESP (plain or in UDP) and AH: one security association.
     Ipsec,
+    /// A second one, used in turn with the first.
+    IpsecOther,
     /// IKE.
     Ike,
     /// GRE and PPTP.
     Gre,
 }
 
-const SLOTS: usize = 5;
+const SLOTS: usize = 8;
 
 /// Numbers that one family remembers of one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -123,6 +129,12 @@ impl Findings {
     pub fn slot(&mut self, id: SlotId, direction: Direction) -> &mut Slot {
         #[expect(clippy::indexing_slicing, reason = "both enums index arrays of their own size")]
         &mut self.slots[id as usize][direction as usize]
+    }
+
+    /// Whether any evidence of `protocol` is at least this sure.
+    #[must_use]
+    pub fn has(&self, protocol: Protocol, confidence: Confidence) -> bool {
+        self.evidence.iter().any(|found| found.protocol == protocol && found.confidence >= confidence)
     }
 
     /// Whether nothing was noted, neither evidence nor numbers.

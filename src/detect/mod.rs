@@ -3,7 +3,16 @@
 //! A detector holds no state: what it may remember of a flow is the evidence it gave earlier
 //! and a small fixed slot per direction for sequence checks, both in [`Findings`].
 
+mod esp;
 mod findings;
+mod gre;
+mod ike;
+mod inner;
+mod ipip;
+mod openvpn;
+mod openvpn_tcp;
+mod sequence;
+mod wireguard;
 
 pub use findings::{Evidence, Findings, Slot, SlotId};
 
@@ -228,4 +237,45 @@ pub trait Detector: Sync {
 }
 
 /// Every detector. The order is that of the tables.
-pub const REGISTRY: &[&dyn Detector] = &[];
+pub const REGISTRY: &[&dyn Detector] = &[
+    &wireguard::Wireguard,
+    &openvpn::OpenvpnUdp,
+    &openvpn_tcp::OpenvpnTcp,
+    &ike::Ike,
+    &esp::Esp,
+    &esp::EspInUdp,
+    &esp::Ah,
+    &gre::Gre,
+    &ipip::IpInIp,
+];
+
+#[cfg(test)]
+pub(crate) mod tests_support {
+    use super::*;
+
+    /// A UDP payload between ports that mean nothing.
+    pub fn udp(direction: Direction, payload: &[u8]) -> Segment<'_> {
+        segment(direction, Carrier::Udp, payload)
+    }
+
+    pub fn segment(direction: Direction, carrier: Carrier, payload: &[u8]) -> Segment<'_> {
+        Segment {
+            at: Timestamp::from_secs(1_700_000_000),
+            packet: 1,
+            direction,
+            carrier,
+            ports: [40_000, 40_001],
+            payload,
+            payload_len: payload.len() as u32,
+        }
+    }
+
+    /// What a detector makes of some packets.
+    pub fn best(detector: &dyn Detector, packets: &[Segment<'_>]) -> Option<(Protocol, Confidence)> {
+        let mut findings = Findings::default();
+        for segment in packets {
+            detector.inspect(segment, &mut findings);
+        }
+        findings.detection().map(|detection| (detection.protocol, detection.confidence))
+    }
+}

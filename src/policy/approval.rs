@@ -1,5 +1,6 @@
 //! One approval: who may use which circuit or VPN endpoint, since when, until when, and who answers for it.
 
+use std::fmt;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -25,6 +26,12 @@ pub struct PortRange {
     pub first: u16,
     /// Highest port.
     pub last: u16,
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.first == self.last { write!(f, "{}", self.first) } else { write!(f, "{}-{}", self.first, self.last) }
+    }
 }
 
 /// Where approved traffic must be seen; empty fields allow any.

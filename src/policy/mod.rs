@@ -1,15 +1,18 @@
 //! Turns a detection and a flow's endpoints and path into a verdict, by the approvals in force.
 
 mod approval;
+mod lookup;
+mod verdict;
 
 pub use approval::{Approval, ApprovalKind, Path, PortRange};
+pub use verdict::{Candidate, Check, Policy};
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::detect::{Confidence, Detection, Protocol};
+use crate::detect::{Confidence, Protocol};
 use crate::time::Timestamp;
 
 /// The label of a flow; these are the record's `verdict` values and stand nowhere else.
@@ -110,45 +113,4 @@ pub struct Verdict {
     pub approval: Option<Arc<Approval>>,
     /// The verdict holds until this time, when an approval begins or ends.
     pub holds_until: Timestamp,
-}
-
-/// The approvals in force and how to judge by them. Immutable: a reload makes a new one.
-#[derive(Debug)]
-pub struct Policy {
-    sensor: Arc<str>,
-    min_confidence: Confidence,
-    revision: Arc<str>,
-    approvals: Vec<Arc<Approval>>,
-}
-
-impl Policy {
-    /// Builds the look-up tables. `revision` is the lower-case SHA-256 of the approvals' canonical text.
-    #[must_use]
-    pub fn new(sensor: Arc<str>, min_confidence: Confidence, revision: Arc<str>, approvals: Vec<Approval>) -> Self {
-        Self { sensor, min_confidence, revision, approvals: approvals.into_iter().map(Arc::new).collect() }
-    }
-
-    /// SHA-256 of the approvals in force, lower-case hexadecimal.
-    #[must_use]
-    pub fn revision(&self) -> &Arc<str> {
-        &self.revision
-    }
-
-    /// Every approval, in order of loading.
-    #[must_use]
-    pub fn approvals(&self) -> &[Arc<Approval>] {
-        &self.approvals
-    }
-
-    /// Stand-in
-    pub fn plain_needs_judging(&self) -> bool {
-        false
-    }
-
-    /// Judges one flow at the time of its latest packet.
-    #[must_use]
-    pub fn judge(&self, subject: &Subject<'_>, detection: Option<Detection>, at: Timestamp) -> Verdict {
-        let _ = (subject, detection, at, &self.sensor, self.min_confidence);
-        todo!("policy room")
-    }
 }

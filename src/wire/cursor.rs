@@ -2,14 +2,23 @@
 
 /// The 16-bit number at `offset`.
 #[inline]
-pub(super) fn u16_at(octets: &[u8], offset: usize) -> Option<u16> {
+#[must_use]
+pub fn u16_at(octets: &[u8], offset: usize) -> Option<u16> {
     Some(u16::from_be_bytes(*octets.get(offset..)?.first_chunk()?))
 }
 
 /// The 32-bit number at `offset`.
 #[inline]
-pub(super) fn u32_at(octets: &[u8], offset: usize) -> Option<u32> {
+#[must_use]
+pub fn u32_at(octets: &[u8], offset: usize) -> Option<u32> {
     Some(u32::from_be_bytes(*octets.get(offset..)?.first_chunk()?))
+}
+
+/// The 64-bit number at `offset`.
+#[inline]
+#[must_use]
+pub fn u64_at(octets: &[u8], offset: usize) -> Option<u64> {
+    Some(u64::from_be_bytes(*octets.get(offset..)?.first_chunk()?))
 }
 
 #[cfg(test)]

@@ -20,8 +20,7 @@ const OFFSET: u16 = 0x1fff;
 #[inline]
 pub(super) fn parse(octets: &[u8], len: u32) -> Result<Network<'_>, ParseError> {
     let header: &[u8; 20] = octets.first_chunk().ok_or(ParseError::TruncatedIp)?;
-    let &[version, _, total_a, total_b, id_a, id_b, fragment_a, fragment_b, _, protocol, _, _, a, b, c, d, e, f, g, h] =
-        header;
+    let &[version, _, total_a, total_b, id_a, id_b, fragment_a, fragment_b, _, protocol, _, _, ref addresses @ ..] = header;
     let header_len = u32::from(version & 0x0f) * 4;
     if header_len < 20 {
         return Err(ParseError::BadIpHeader);
@@ -43,15 +42,22 @@ pub(super) fn parse(octets: &[u8], len: u32) -> Result<Network<'_>, ParseError> 
         _ => Some(FragmentPosition::Later),
     };
     let id = u32::from(u16::from_be_bytes([id_a, id_b]));
+    let (src, dst) = addresses.split_at(4);
     Ok(Network {
         version: IpVersion::V4,
-        src: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d],
-        dst: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, e, f, g, h],
+        src: widen(src),
+        dst: widen(dst),
         protocol,
         fragment: position.map(|position| Fragment { id, position }),
         payload,
         payload_len: total_len - header_len,
     })
+}
+
+/// The four octets of an address behind twelve zeros.
+#[inline]
+fn widen(address: &[u8]) -> [u8; 16] {
+    u128::from(u32::from_be_bytes(address.try_into().unwrap_or_default())).to_be_bytes()
 }
 
 #[cfg(test)]

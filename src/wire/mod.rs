@@ -1,6 +1,6 @@
 //! Turns one captured frame into a [`ParsedPacket`]: addresses, ports and the transport payload, borrowed, never copied.
 
-mod cursor;
+pub mod cursor;
 mod ipv4;
 mod ipv6;
 mod link;

@@ -1,0 +1,412 @@
+//! Turns payloads of IP protocols 50 and 51 and of UDP into evidence of IPsec: ESP (RFC 4303 2), AH (RFC 4302 2),
+//! ESP in UDP (RFC 3948 2).
+//!
+//! | offset | octets | ESP | AH |
+//! |---|---|---|---|
+//! | 0 | 4 | SPI, 256 and up | next header, length in words less 2, reserved (zero) |
+//! | 4 | 4 | sequence number, from 1 | SPI |
+//! | 8 | 4 | encrypted, a multiple of 4 octets | sequence number |
+//!
+//! What is constant and counting is checked over several packets: the same SPI (2^-32 a packet by chance) with a sequence
+//! number that moves on by little (2^-16). In UDP that is also the habit of other protocols (an identifier and a counter),
+//! so there it must come with an IKE exchange in the same flow, with port 4500, or from both sides with lengths that are
+//! all multiples of 4; and identifiers that look like OpenVPN's data header are left to OpenVPN.
+
+use super::sequence::Step;
+use super::{
+    About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, Slot, SlotId,
+};
+use crate::flow::Direction;
+use crate::wire::cursor::u32_at;
+
+/// ESP, IP protocol 50.
+#[derive(Debug)]
+pub struct Esp;
+
+/// ESP in UDP on any port.
+#[derive(Debug)]
+pub struct EspInUdp;
+
+/// AH, IP protocol 51.
+#[derive(Debug)]
+pub struct Ah;
+
+static ESP_FIRST: Code = Code {
+    name: "esp.first_packet",
+    meaning: "the first packet of a security association: sequence number 1; value: SPI",
+    clause: "RFC 4303 2.2",
+    phase: Phase::Handshake,
+};
+
+static ESP_HEADER: Code = Code {
+    name: "esp.header",
+    meaning: "a header with an SPI that is not reserved, a sequence number and a length of whole words; value: SPI",
+    clause: "RFC 4303 2.1, 2.4",
+    phase: Phase::Data,
+};
+
+static ESP_SEQUENCE: Code = Code {
+    name: "esp.sequence",
+    meaning: "packets of one SPI whose sequence numbers count; value: SPI",
+    clause: "RFC 4303 2.2",
+    phase: Phase::Data,
+};
+
+static UDP_SEQUENCE: Code = Code {
+    name: "esp.udp_sequence",
+    meaning: "UDP datagrams that begin with one SPI and a counting sequence number; value: SPI",
+    clause: "RFC 3948 2.1",
+    phase: Phase::Data,
+};
+
+static UDP_BEHIND_IKE: Code = Code {
+    name: "esp.udp_behind_ike",
+    meaning: "ESP in UDP between the ports of an IKE exchange; value: SPI",
+    clause: "RFC 3948 3.4, RFC 7296 2.23",
+    phase: Phase::Data,
+};
+
+static KEEPALIVE: Code = Code {
+    name: "esp.nat_keepalive",
+    meaning: "a NAT keepalive of one octet, 0xff, among IKE or ESP",
+    clause: "RFC 3948 2.3",
+    phase: Phase::Data,
+};
+
+static AH_FIRST: Code = Code {
+    name: "ah.first_packet",
+    meaning: "the first packet of a security association: sequence number 1; value: SPI",
+    clause: "RFC 4302 2.5",
+    phase: Phase::Handshake,
+};
+
+static AH_HEADER: Code = Code {
+    name: "ah.header",
+    meaning: "a header with a known next header, a length that fits and zero where reserved; value: SPI",
+    clause: "RFC 4302 2",
+    phase: Phase::Data,
+};
+
+static AH_SEQUENCE: Code = Code {
+    name: "ah.sequence",
+    meaning: "packets of one SPI whose sequence numbers count; value: SPI",
+    clause: "RFC 4302 2.5",
+    phase: Phase::Data,
+};
+
+static ESP_ABOUT: About = About {
+    name: "esp",
+    protocols: &[Protocol::Esp],
+    carriers: &[CarrierKind::Ip(50)],
+    recognises: "SPI and counting sequence numbers",
+    specification: "RFC 4303",
+    midstream: Some(Confidence::Certain),
+    reaches: Confidence::Certain,
+    out_of_sight: "what is inside, and whether it is transport or tunnel mode",
+    codes: &[&ESP_FIRST, &ESP_HEADER, &ESP_SEQUENCE],
+};
+
+static UDP_ABOUT: About = About {
+    name: "esp-udp",
+    protocols: &[Protocol::Esp],
+    carriers: &[CarrierKind::Udp],
+    recognises: "ESP beside IKE on any port; alone by SPI and sequence, on port 4500 from one side, elsewhere from both",
+    specification: "RFC 3948",
+    midstream: Some(Confidence::Certain),
+    reaches: Confidence::Certain,
+    out_of_sight: "off port 4500 without IKE: one direction alone, SPIs that begin like OpenVPN's data (0x30 to 0x37, 0x48 to 0x4f), sequence numbers above 2^24",
+    codes: &[&UDP_BEHIND_IKE, &UDP_SEQUENCE, &KEEPALIVE],
+};
+
+static AH_ABOUT: About = About {
+    name: "ah",
+    protocols: &[Protocol::Ah],
+    carriers: &[CarrierKind::Ip(51)],
+    recognises: "header that fits, SPI and counting sequence numbers",
+    specification: "RFC 4302",
+    midstream: Some(Confidence::Certain),
+    reaches: Confidence::Certain,
+    out_of_sight: "whether it is transport or tunnel mode where the next header is cut",
+    codes: &[&AH_FIRST, &AH_HEADER, &AH_SEQUENCE],
+};
+
+/// RFC 4303 2.1: 0 to 255 are reserved.
+const LOWEST_SPI: u32 = 256;
+/// SPI, sequence number, and at least an integrity check value (96 bits) or padded trailer.
+const SHORTEST: u32 = 16;
+
+impl Detector for Esp {
+    fn about(&self) -> &'static About {
+        &ESP_ABOUT
+    }
+
+    fn inspect(&self, segment: &Segment<'_>, findings: &mut Findings) {
+        if !matches!(segment.carrier, Carrier::Ip { protocol: 50, .. }) {
+            return;
+        }
+        let (Some(spi), Some(sequence)) = (u32_at(segment.payload, 0), u32_at(segment.payload, 4)) else { return };
+        // RFC 4303 2.4: padding ends the packet on a word.
+        if spi < LOWEST_SPI || segment.payload_len < SHORTEST || !segment.payload_len.is_multiple_of(4) {
+            return;
+        }
+        let codes = [&ESP_FIRST, &ESP_HEADER, &ESP_SEQUENCE];
+        association(Protocol::Esp, codes, spi, sequence, segment, findings);
+    }
+}
+
+impl Detector for Ah {
+    fn about(&self) -> &'static About {
+        &AH_ABOUT
+    }
+
+    fn inspect(&self, segment: &Segment<'_>, findings: &mut Findings) {
+        if !matches!(segment.carrier, Carrier::Ip { protocol: 51, .. }) {
+            return;
+        }
+        let &[next_header, words, 0, 0, ..] = segment.payload else { return };
+        let (Some(spi), Some(sequence)) = (u32_at(segment.payload, 4), u32_at(segment.payload, 8)) else { return };
+        // RFC 4302 2.2: length in words less 2, the 12 fixed octets and an integrity check value inside.
+        let len = (u32::from(words) + 2) * 4;
+        // IP in IP, TCP, UDP, ICMP, GRE, ESP, OSPF, L2TP, SCTP and the like.
+        let known = matches!(
+            next_header,
+            1 | 2 | 4 | 6 | 17 | 41 | 43 | 44 | 47 | 50 | 58 | 59 | 60 | 89 | 103 | 112 | 115 | 132
+        );
+        if !known || spi < LOWEST_SPI || !(16..=80).contains(&len) || len > segment.payload_len {
+            return;
+        }
+        association(Protocol::Ah, [&AH_FIRST, &AH_HEADER, &AH_SEQUENCE], spi, sequence, segment, findings);
+    }
+}
+
+/// One packet of an association under an IP protocol of its own.
+fn association(
+    protocol: Protocol,
+    [first, header, counting]: [&'static Code; 3],
+    spi: u32,
+    sequence: u32,
+    segment: &Segment<'_>,
+    findings: &mut Findings,
+) {
+    if let Some(own) = findings.spi.get_mut(segment.direction as usize) {
+        *own = Some(spi);
+    }
+    let opposite_hits = hits(findings, segment.direction.opposite());
+    let (step, hits) = count(findings, segment, spi, sequence);
+    if step == Step::Repeated {
+        return;
+    }
+    let confidence = match (hits, opposite_hits) {
+        (2.., 2..) => Confidence::Certain,
+        (3.., _) => Confidence::Likely,
+        _ => Confidence::Possible,
+    };
+    let code = match step {
+        Step::Started if sequence == 1 => first,
+        Step::Started => header,
+        _ => counting,
+    };
+    findings.add(segment, protocol, code, confidence, spi.into());
+}
+
+/// Counts a packet in the slot of its SPI; two associations may be in use in turn.
+fn count(findings: &mut Findings, segment: &Segment<'_>, spi: u32, sequence: u32) -> (Step, u32) {
+    let other = *findings.slot(SlotId::IpsecOther, segment.direction);
+    let own = *findings.slot(SlotId::Ipsec, segment.direction);
+    let is_other = other.hits > 0 && other.a == u64::from(spi);
+    let is_own = own.hits == 0 || own.a == u64::from(spi);
+    // A new SPI takes the slot with less behind it; an old one is kept in its place.
+    let id = if is_other || (!is_own && other.hits < own.hits) { SlotId::IpsecOther } else { SlotId::Ipsec };
+    let slot = findings.slot(id, segment.direction);
+    let step = slot.step(spi.into(), sequence.into());
+    (step, slot.hits)
+}
+
+fn hits(findings: &mut Findings, direction: Direction) -> u32 {
+    findings.slot(SlotId::Ipsec, direction).hits.max(findings.slot(SlotId::IpsecOther, direction).hits)
+}
+
+/// RFC 3948 2.1: the port that NAT traversal uses unless told otherwise.
+const NAT_T_PORT: u16 = 4500;
+
+/// Consistent packets before port 4500 makes one direction likely.
+const NAT_T_HITS: u32 = 4;
+/// The same on any other port, asked of both directions.
+const ANY_PORT_HITS: u32 = 6;
+/// Sequence numbers beyond this are not begun with on other ports.
+const ANY_PORT_SEQUENCE: u32 = 1 << 24;
+
+impl Detector for EspInUdp {
+    fn about(&self) -> &'static About {
+        &UDP_ABOUT
+    }
+
+    #[inline]
+    fn inspect(&self, segment: &Segment<'_>, findings: &mut Findings) {
+        if segment.carrier != Carrier::Udp {
+            return;
+        }
+        let (Some(spi), Some(sequence)) = (u32_at(segment.payload, 0), u32_at(segment.payload, 4)) else {
+            if segment.payload == [0xff] && segment.payload_len == 1 && is_ipsec(findings) {
+                findings.add(segment, Protocol::Esp, &KEEPALIVE, Confidence::Possible, 0);
+            }
+            return;
+        };
+        if spi < LOWEST_SPI {
+            // RFC 3948 2.2: zero marks IKE, which shares the ports.
+            return;
+        }
+        if segment.payload_len < SHORTEST || !segment.payload_len.is_multiple_of(4) {
+            // A datagram of another shape breaks the series: ESP never has one.
+            *findings.slot(SlotId::Ipsec, segment.direction) = Slot::default();
+            return;
+        }
+        let behind_ike = findings.has(Protocol::Ike, Confidence::Likely);
+        let nat_t = segment.ports.contains(&NAT_T_PORT);
+        let is_foreign = matches!(spi >> 24, 0x30..=0x37 | 0x48..=0x4f) || sequence > ANY_PORT_SEQUENCE;
+        if !behind_ike && !nat_t && is_foreign {
+            return;
+        }
+        in_udp(spi, sequence, behind_ike, nat_t, segment, findings);
+    }
+}
+
+fn in_udp(spi: u32, sequence: u32, behind_ike: bool, nat_t: bool, segment: &Segment<'_>, findings: &mut Findings) {
+    let opposite = *findings.slot(SlotId::Ipsec, segment.direction.opposite());
+    let opposite_hits = hits(findings, segment.direction.opposite());
+    let lengths = findings.slot(SlotId::Ipsec, segment.direction).c | 1 << (segment.payload_len / 4 % 32);
+    let (step, hits) = count(findings, segment, spi, sequence);
+    let slot = findings.slot(SlotId::Ipsec, segment.direction);
+    slot.c = if step == Step::Started { 1 << (segment.payload_len / 4 % 32) } else { lengths };
+    let varied = slot.c.count_ones() >= 3 && opposite.c.count_ones() >= 3;
+    if behind_ike {
+        let two_way = hits >= 1 && opposite_hits >= 1 || hits >= 2;
+        let confidence = if two_way { Confidence::Certain } else { Confidence::Likely };
+        spis(findings, segment, spi);
+        findings.add(segment, Protocol::Esp, &UDP_BEHIND_IKE, confidence, spi.into());
+        return;
+    }
+    if step != Step::Counted && step != Step::Rekeyed {
+        return;
+    }
+    let confidence = if nat_t {
+        match (hits, opposite_hits) {
+            (3.., 3..) => Confidence::Certain,
+            (NAT_T_HITS.., _) => Confidence::Likely,
+            (2.., _) => Confidence::Possible,
+            _ => return,
+        }
+    } else {
+        match (hits, opposite_hits) {
+            // An identifier and a counter are common elsewhere: never certain without IKE.
+            (ANY_PORT_HITS.., ANY_PORT_HITS..) if varied => Confidence::Likely,
+            (ANY_PORT_HITS.., _) => Confidence::Possible,
+            _ => return,
+        }
+    };
+    spis(findings, segment, spi);
+    findings.add(segment, Protocol::Esp, &UDP_SEQUENCE, confidence, spi.into());
+}
+
+fn spis(findings: &mut Findings, segment: &Segment<'_>, spi: u32) {
+    if let Some(own) = findings.spi.get_mut(segment.direction as usize) {
+        *own = Some(spi);
+    }
+}
+
+fn is_ipsec(findings: &Findings) -> bool {
+    findings.has(Protocol::Ike, Confidence::Likely) || findings.has(Protocol::Esp, Confidence::Possible)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::detect::tests_support::{best, segment, udp};
+    use crate::flow::Direction::{Forward, Reverse};
+
+    fn esp(spi: u32, sequence: u32, len: usize) -> Vec<u8> {
+        let mut octets = [spi.to_be_bytes(), sequence.to_be_bytes()].concat();
+        octets.resize(len, 0x5a);
+        octets
+    }
+
+    fn ah(spi: u32, sequence: u32) -> Vec<u8> {
+        [&[4, 5, 0, 0][..], &spi.to_be_bytes(), &sequence.to_be_bytes(), &[0; 40]].concat()
+    }
+
+    #[test]
+    fn esp_cases() {
+        let level = |confidence| Some((Protocol::Esp, confidence));
+        #[rustfmt::skip]
+        let cases = [
+            ("empty", vec![(Forward, vec![])], None),
+            ("a probe", vec![(Forward, vec![0; 20])], None),
+            ("one packet", vec![(Forward, esp(0xc000_0001, 1, 88))], level(Confidence::Possible)),
+            ("one octet long", vec![(Forward, esp(0xc000_0001, 1, 89))], None),
+            ("reserved SPI", vec![(Forward, esp(255, 1, 88))], None),
+            ("one way", vec![(Forward, esp(0xc1, 7, 88)); 5], None),
+            ("one way, counting", (7..10).map(|n| (Forward, esp(0xc100, n, 88))).collect(), level(Confidence::Likely)),
+            ("the same packet again", vec![(Forward, esp(0xc100, 7, 88)); 5], level(Confidence::Possible)),
+            ("both ways", vec![(Forward, esp(0xc100, 1, 88)), (Reverse, esp(0xd100, 1, 88)), (Forward, esp(0xc100, 2, 88)), (Reverse, esp(0xd100, 2, 88))], level(Confidence::Certain)),
+            ("two associations in turn", (7..10).flat_map(|n| [(Forward, esp(0xc100, n, 88)), (Forward, esp(0xc200, n + 50, 88))]).collect(), level(Confidence::Likely)),
+            ("random", (0..9).map(|n: u32| (Forward, esp(n.wrapping_mul(0x9e37_79b9) | 0x100, n.wrapping_mul(0x85eb_ca6b), 88))).collect(), level(Confidence::Possible)),
+        ];
+        for (name, packets, expected) in cases {
+            let carrier = Carrier::Ip { protocol: 50, outer_v6: false };
+            let segments: Vec<_> = packets.iter().map(|(way, octets)| segment(*way, carrier, octets)).collect();
+            assert_eq!(best(&Esp, &segments), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn ah_cases() {
+        let level = |confidence| Some((Protocol::Ah, confidence));
+        let cases = [
+            ("a probe", vec![(Forward, vec![0; 40])], None),
+            ("one packet", vec![(Forward, ah(0x100, 1))], level(Confidence::Possible)),
+            ("one octet short", vec![(Forward, ah(0x100, 1)[..27].to_vec())], None),
+            ("one way", (1..4).map(|n| (Forward, ah(0x100, n))).collect(), level(Confidence::Likely)),
+            (
+                "both ways",
+                (1..3).flat_map(|n| [(Forward, ah(0x100, n)), (Reverse, ah(0x200, n))]).collect(),
+                level(Confidence::Certain),
+            ),
+        ];
+        for (name, packets, expected) in cases {
+            let carrier = Carrier::Ip { protocol: 51, outer_v6: false };
+            let segments: Vec<_> = packets.iter().map(|(way, octets)| segment(*way, carrier, octets)).collect();
+            assert_eq!(best(&Ah, &segments), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn udp_cases() {
+        let level = |confidence| Some((Protocol::Esp, confidence));
+        let lens = [88, 104, 120, 88, 136, 92, 88, 88];
+        let one_way = |spi: u32| -> Vec<_> { (1..9).zip(lens).map(|(n, len)| (Forward, esp(spi, n, len))).collect() };
+        let both_ways: Vec<_> = (1..9)
+            .zip(lens)
+            .flat_map(|(n, len)| [(Forward, esp(0xc100_0001, n, len)), (Reverse, esp(0xd200_0002, n, len))])
+            .collect();
+        let openvpn: Vec<_> = (1..9)
+            .zip(lens)
+            .flat_map(|(n, len)| [(Forward, esp(0x4800_0001, n, len)), (Reverse, esp(0x4800_0001, n, len))])
+            .collect();
+        let odd: Vec<_> = both_ways.iter().map(|(way, octets)| (*way, [&octets[..], &[0]].concat())).collect();
+        #[rustfmt::skip]
+        let cases: [(&str, [u16; 2], Vec<_>, _); 8] = [
+            ("a NAT keepalive alone", [4500, 4500], vec![(Forward, vec![0xff])], None),
+            ("non-ESP marker", [4500, 4500], vec![(Forward, vec![0; 40]); 6], None),
+            ("4500, one way", [4500, 50_000], one_way(0xc100_0001), level(Confidence::Likely)),
+            ("4500, both ways", [4500, 50_000], both_ways.clone(), level(Confidence::Certain)),
+            ("any port, one way", [1, 2], one_way(0xc100_0001), level(Confidence::Possible)),
+            ("any port, both ways", [1, 2], both_ways, level(Confidence::Likely)),
+            ("any port, odd lengths", [1, 2], odd, None),
+            ("OpenVPN's data", [1, 2], openvpn, None),
+        ];
+        for (name, ports, packets, expected) in cases {
+            let segments: Vec<_> = packets.iter().map(|(way, octets)| Segment { ports, ..udp(*way, octets) }).collect();
+            assert_eq!(best(&EspInUdp, &segments), expected, "{name}");
+        }
+    }
+}

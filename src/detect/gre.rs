@@ -1,0 +1,227 @@
+//! Turns payloads of IP protocol 47 into evidence of GRE (RFC 2784, RFC 2890) or PPTP's enhanced GRE (RFC 2637 4.1).
+//!
+//! | bits | GRE | enhanced GRE |
+//! |---|---|---|
+//! | 1 | C: checksum and reserved1 follow (4 octets) | 0 |
+//! | 1 | 0 | 0 |
+//! | 1 | K: key follows (4 octets) | 1 |
+//! | 1 | S: sequence number follows (4 octets) | S |
+//! | 4 | 0 | 0 |
+//! | 5 | 0 | A: acknowledgment number follows, then 0 |
+//! | 3 | version 0 | version 1 |
+//! | 16 | protocol type (EtherType) | 0x880b, PPP |
+//! | 32 | | key: payload length (16), call (16) |
+//!
+//! GRE is certain once two packets hold inner packets that check out; a probe of all protocol numbers holds none.
+//! Enhanced GRE repeats the payload's length and counts its packets: a constant call with counting numbers one way is
+//! likely, both ways certain.
+
+use super::inner::{self, Inner};
+use super::ipip::{twice, verified_before};
+use super::sequence::Step;
+use super::{About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, SlotId};
+use crate::wire::cursor::{u16_at, u32_at};
+
+/// GRE and PPTP.
+#[derive(Debug)]
+pub struct Gre;
+
+static INNER: Code = Code {
+    name: "gre.inner",
+    meaning: "a GRE header with an inner packet that checks out; value: protocol type",
+    clause: "RFC 2784 2.1",
+    phase: Phase::Stateless,
+};
+
+static HEADER: Code = Code {
+    name: "gre.header",
+    meaning: "a valid GRE header whose content cannot be checked; value: protocol type",
+    clause: "RFC 2784 2.1",
+    phase: Phase::Stateless,
+};
+
+static PPTP_FIRST: Code = Code {
+    name: "pptp.first_packet",
+    meaning: "the first packet of a call: enhanced GRE with sequence number 0 or 1; value: call identifier",
+    clause: "RFC 2637 4.1",
+    phase: Phase::Handshake,
+};
+
+static PPTP_SEQUENCE: Code = Code {
+    name: "pptp.sequence",
+    meaning: "enhanced GRE of one call with its payload's true length and a counting sequence number; value: call identifier",
+    clause: "RFC 2637 4.1",
+    phase: Phase::Data,
+};
+
+static ABOUT: About = About {
+    name: "gre",
+    protocols: &[Protocol::Gre, Protocol::Pptp],
+    carriers: &[CarrierKind::Ip(47)],
+    recognises: "GRE by an inner packet that checks out; PPTP's enhanced GRE by call, length and sequence",
+    specification: "RFC 2784, RFC 2890, RFC 2637",
+    midstream: Some(Confidence::Certain),
+    reaches: Confidence::Certain,
+    out_of_sight: "GRE around content that has no checkable header stays likely at best",
+    codes: &[&INNER, &HEADER, &PPTP_FIRST, &PPTP_SEQUENCE],
+};
+
+const CHECKSUM: u16 = 0x8000;
+const KEY: u16 = 0x2000;
+const SEQUENCE: u16 = 0x1000;
+const ACKNOWLEDGMENT: u16 = 0x0080;
+const VERSION: u16 = 0x0007;
+/// RFC 2784 2.3: bits 1 to 5 and 6 to 12 are zero but for RFC 2890's K and S.
+const RESERVED: u16 = 0x4ff8;
+/// RFC 2637 4.1: C, R, s, recursion and unused flags are zero.
+const PPTP_RESERVED: u16 = 0xcf78;
+const PPP: u16 = 0x880b;
+
+/// Packets with a valid header and the same unverifiable content before GRE is likely.
+const LIKELY_HEADERS: u32 = 4;
+
+impl Detector for Gre {
+    fn about(&self) -> &'static About {
+        &ABOUT
+    }
+
+    fn inspect(&self, segment: &Segment<'_>, findings: &mut Findings) {
+        if !matches!(segment.carrier, Carrier::Ip { protocol: 47, .. }) {
+            return;
+        }
+        let (Some(flags), Some(kind)) = (u16_at(segment.payload, 0), u16_at(segment.payload, 2)) else { return };
+        match flags & VERSION {
+            0 if flags & RESERVED == 0 => gre(flags, kind, segment, findings),
+            1 if flags & PPTP_RESERVED == 0 && flags & KEY != 0 && kind == PPP => pptp(flags, segment, findings),
+            _ => {}
+        }
+    }
+}
+
+fn gre(flags: u16, kind: u16, segment: &Segment<'_>, findings: &mut Findings) {
+    let mut offset = if flags & CHECKSUM == 0 { 4 } else { 8 };
+    let mut key = None;
+    if flags & KEY != 0 {
+        key = u32_at(segment.payload, offset);
+        offset += 4;
+    }
+    if flags & SEQUENCE != 0 {
+        offset += 4;
+    }
+    let Some(len) = segment.payload_len.checked_sub(offset as u32) else { return };
+    let inside = segment.payload.get(offset..).unwrap_or_default();
+    let inner = match kind {
+        0x0800 => inner::ipv4(inside, len),
+        0x86dd => inner::ipv6(inside, len),
+        // RFC 1701 (transparent Ethernet bridging), as in NVGRE, RFC 7637 3.2.
+        0x6558 => inner::ethernet(inside, len),
+        // MPLS (RFC 4023), ERSPAN, WCCP, NHRP (RFC 2332), PPP, IS-IS, frame relay, keepalives (protocol type 0).
+        0x8847 | 0x8848 | 0x88be | 0x22eb | 0x883e | 0x2001 | 0x880b | 0x00fe | 0x6559 | 0 => Inner::Unverified,
+        _ => return,
+    };
+    if let Some(own) = findings.gre_key.get_mut(segment.direction as usize) {
+        *own = key.or(*own);
+    }
+    if inner == Inner::Verified {
+        let before = verified_before(findings, &INNER);
+        findings.add(segment, Protocol::Gre, &INNER, twice(before), kind.into());
+        return;
+    }
+    let same = findings
+        .of(&HEADER, segment.direction)
+        .map_or(0, |found| if found.last_value == u64::from(kind) { found.count } else { 0 });
+    // Keepalives and probes have no content at all.
+    let confidence =
+        if same + 1 >= LIKELY_HEADERS && len > 0 && kind != 0 { Confidence::Likely } else { Confidence::Possible };
+    findings.add(segment, Protocol::Gre, &HEADER, confidence, kind.into());
+}
+
+fn pptp(flags: u16, segment: &Segment<'_>, findings: &mut Findings) {
+    let (Some(claimed), Some(call)) = (u16_at(segment.payload, 4), u16_at(segment.payload, 6)) else { return };
+    let mut header = 8;
+    let mut sequence = None;
+    if flags & SEQUENCE != 0 {
+        sequence = u32_at(segment.payload, header as usize);
+        header += 4;
+    }
+    if flags & ACKNOWLEDGMENT != 0 {
+        header += 4;
+    }
+    // RFC 2637 4.1: the payload length is there with or without a payload.
+    if u32::from(claimed) + header != segment.payload_len {
+        return;
+    }
+    if let Some(own) = findings.gre_key.get_mut(segment.direction as usize) {
+        *own = Some(call.into());
+    }
+    let Some(sequence) = sequence else { return };
+    let opposite_hits = findings.slot(SlotId::Gre, segment.direction.opposite()).hits;
+    let slot = findings.slot(SlotId::Gre, segment.direction);
+    let step = slot.step(call.into(), sequence.into());
+    let hits = slot.hits;
+    let confidence = match (step, hits, opposite_hits) {
+        (Step::Started, _, _) => Confidence::Possible,
+        (Step::Repeated, _, _) => return,
+        (_, 2.., 2..) => Confidence::Certain,
+        (_, 2.., _) => Confidence::Likely,
+        _ => Confidence::Possible,
+    };
+    if sequence <= 1 && step == Step::Started {
+        findings.add(segment, Protocol::Pptp, &PPTP_FIRST, confidence, call.into());
+    } else {
+        findings.add(segment, Protocol::Pptp, &PPTP_SEQUENCE, confidence, call.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::detect::inner::tests::{ipv4_packet, ipv6_packet};
+    use crate::detect::tests_support::{best, segment};
+    use crate::flow::Direction::{self, Forward, Reverse};
+
+    fn gre(flags: u16, kind: u16, extra: usize, inner: &[u8]) -> Vec<u8> {
+        [&flags.to_be_bytes()[..], &kind.to_be_bytes(), &vec![0; extra], inner].concat()
+    }
+
+    fn pptp(call: u16, sequence: u32) -> Vec<u8> {
+        [&[0x30, 0x01, 0x88, 0x0b, 0, 4][..], &call.to_be_bytes(), &sequence.to_be_bytes(), &[0xff, 3, 0xc0, 0x21]]
+            .concat()
+    }
+
+    #[test]
+    fn cases() {
+        let four = ipv4_packet(8);
+        let ethernet = [vec![2; 12], vec![8, 0], four.clone()].concat();
+        let likely = Some((Protocol::Gre, Confidence::Likely));
+        let possible = Some((Protocol::Gre, Confidence::Possible));
+        let certain = Some((Protocol::Gre, Confidence::Certain));
+        let pptp_level = |confidence| Some((Protocol::Pptp, confidence));
+        #[rustfmt::skip]
+        let cases: Vec<(&str, Vec<(Direction, Vec<u8>)>, _)> = vec![
+            ("empty", vec![(Forward, vec![])], None),
+            ("one octet short of a header", vec![(Forward, vec![0, 0, 8])], None),
+            ("a probe: header only", vec![(Forward, gre(0, 0x0800, 0, &[]))], possible),
+            ("one inner packet", vec![(Forward, gre(0, 0x0800, 0, &four))], likely),
+            ("two inner packets", vec![(Forward, gre(0, 0x0800, 0, &four)), (Forward, gre(0, 0x0800, 0, &four))], certain),
+            ("IPv6 inside", vec![(Forward, gre(0, 0x86dd, 0, &ipv6_packet(8))); 2], certain),
+            ("key and sequence", vec![(Forward, gre(0x3000, 0x0800, 8, &four)); 2], certain),
+            ("checksum", vec![(Forward, gre(0x8000, 0x0800, 4, &four)); 2], certain),
+            ("Ethernet inside", vec![(Forward, gre(0x2000, 0x6558, 4, &ethernet)); 2], certain),
+            ("MPLS inside", vec![(Forward, gre(0, 0x8847, 0, &[0; 20])); 4], likely),
+            ("keepalives", vec![(Forward, gre(0, 0, 0, &[])); 9], possible),
+            ("reserved flag", vec![(Forward, gre(0x0400, 0x0800, 0, &four)); 2], None),
+            ("another version", vec![(Forward, gre(0x0002, 0x0800, 0, &four)); 2], None),
+            ("unknown protocol type", vec![(Forward, gre(0, 0x1234, 0, &four)); 2], None),
+            ("PPTP, one packet", vec![(Forward, pptp(9, 0))], pptp_level(Confidence::Possible)),
+            ("PPTP, one way", vec![(Forward, pptp(9, 500)), (Forward, pptp(9, 501))], pptp_level(Confidence::Likely)),
+            ("PPTP, both ways", vec![(Forward, pptp(9, 0)), (Reverse, pptp(5, 0)), (Forward, pptp(9, 1)), (Reverse, pptp(5, 1))], pptp_level(Confidence::Certain)),
+            ("PPTP, wrong length", vec![(Forward, [pptp(9, 0), vec![1]].concat()); 2], None),
+        ];
+        for (name, packets, expected) in cases {
+            let carrier = Carrier::Ip { protocol: 47, outer_v6: false };
+            let segments: Vec<_> = packets.iter().map(|(way, octets)| segment(*way, carrier, octets)).collect();
+            assert_eq!(best(&Gre, &segments), expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Captures recorded from real software, each with the records it must give: the last record of every flow,
+//! and how often detectors were called, so that a growing cost fails too.
+//!
+//! After a wanted change: `BLESS=1 cargo test --test captures`, then read the difference in version control.
+
+mod common;
+
+use std::fmt::Write;
+use std::fs;
+
+use common::{assert_nothing_lost, audit_plainly, capture_folders, ends, name, read};
+use linewarden::detect::{Confidence, REGISTRY};
+use linewarden::policy::Label;
+
+/// What a capture's `expected.ndjson` holds: a line of counts, then a line a flow.
+fn golden(folder: &std::path::Path) -> String {
+    let frames = read(&folder.join("input.pcap"));
+    let (records, counters) = audit_plainly(&frames);
+    assert_nothing_lost(&records, &counters, name(folder));
+    let mut text = format!(
+        "{{\"packets\":{},\"flows\":{},\"inspections\":{}}}\n",
+        counters.packets, counters.flows, counters.inspections
+    );
+    for record in ends(&records) {
+        let line = serde_json::to_string(record).unwrap();
+        writeln!(text, "{line}").unwrap();
+    }
+    text
+}
+
+#[test]
+fn records_are_as_expected() {
+    let bless = std::env::var_os("BLESS").is_some();
+    let mut wrong = Vec::new();
+    for folder in capture_folders() {
+        let path = folder.join("expected.ndjson");
+        let found = golden(&folder);
+        if bless {
+            fs::write(&path, found).unwrap();
+            continue;
+        }
+        let expected = fs::read_to_string(&path).unwrap_or_default();
+        let differing = expected.lines().zip(found.lines()).find(|(expected, found)| expected != found);
+        if let Some((expected, found)) = differing {
+            wrong.push(format!("{}\n  expected {expected}\n  found    {found}", name(&folder)));
+        } else if expected.lines().count() != found.lines().count() {
+            wrong.push(format!("{}: {} lines, not {}", name(&folder), found.lines().count(), expected.lines().count()));
+        }
+    }
+    assert!(wrong.is_empty(), "{} captures differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// `benign-*` captures hold no tunnel, the others hold the one that they are named after.
+#[test]
+fn tunnels_are_certain_and_benign_traffic_raises_no_alarm() {
+    let mut wrong = Vec::new();
+    for folder in capture_folders() {
+        let name = name(&folder).to_owned();
+        let frames = read(&folder.join("input.pcap"));
+        let (records, _) = audit_plainly(&frames);
+        let ends = ends(&records);
+        if name.starts_with("benign-") {
+            wrong.extend(ends.iter().filter(|end| end.verdict != Label::Other).map(|end| {
+                format!("{name}: {}:{:?} is called {:?} at {:?}", end.dst_ip, end.dst_port, end.tunnel, end.confidence)
+            }));
+        } else if !ends
+            .iter()
+            .any(|end| end.confidence == Some(Confidence::Certain) && end.verdict == Label::UnapprovedVpnTunnel)
+        {
+            wrong.push(format!("{name}: no certain tunnel"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A detector is its file, its line in the registry, a capture of real software and its row in the README.
+#[test]
+fn every_detector_has_a_capture_and_a_row() {
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let folders: Vec<_> = capture_folders().iter().map(|folder| name(folder).to_owned()).collect();
+    for detector in REGISTRY {
+        let about = detector.about();
+        for protocol in about.protocols {
+            let prefix = format!("{}-", protocol.name());
+            assert!(folders.iter().any(|folder| folder.starts_with(&prefix)), "no capture for {prefix}");
+            assert!(
+                readme.contains(&format!("| `{}` |", protocol.name())),
+                "no row for {} in README.md",
+                protocol.name()
+            );
+        }
+    }
+}

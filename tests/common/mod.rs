@@ -1,0 +1,135 @@
+//! What several tests share: recorded captures, an auditor over them, approvals made on the spot.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use linewarden::audit::{AuditSettings, Auditor, Counters, OtherRecords};
+use linewarden::capture::file::CaptureFile;
+use linewarden::detect::Confidence;
+use linewarden::flow::FlowSettings;
+use linewarden::policy::{Approval, Policy};
+use linewarden::record::{Kind, Record};
+use linewarden::time::Timestamp;
+use linewarden::wire::{Frame, InterfaceId, LinkType, VlanTag};
+
+/// A frame that outlives its file.
+#[derive(Clone, Debug)]
+pub struct OwnedFrame {
+    pub at: Timestamp,
+    pub number: u64,
+    pub wire_len: u32,
+    pub interface: InterfaceId,
+    pub link: LinkType,
+    pub stripped_vlan: Option<VlanTag>,
+    pub data: Vec<u8>,
+}
+
+impl OwnedFrame {
+    pub fn borrow(&self) -> Frame<'_> {
+        Frame {
+            at: self.at,
+            number: self.number,
+            wire_len: self.wire_len,
+            interface: self.interface,
+            link: self.link,
+            stripped_vlan: self.stripped_vlan,
+            data: &self.data,
+        }
+    }
+}
+
+impl From<&Frame<'_>> for OwnedFrame {
+    fn from(frame: &Frame<'_>) -> Self {
+        Self {
+            at: frame.at,
+            number: frame.number,
+            wire_len: frame.wire_len,
+            interface: frame.interface,
+            link: frame.link,
+            stripped_vlan: frame.stripped_vlan,
+            data: frame.data.to_vec(),
+        }
+    }
+}
+
+/// Folders of `tests/captures`, in order.
+pub fn capture_folders() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/captures");
+    let mut folders: Vec<_> = std::fs::read_dir(&root)
+        .unwrap_or_else(|error| panic!("{}: {error}", root.display()))
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_dir())
+        .collect();
+    folders.sort();
+    assert!(!folders.is_empty(), "no captures in {}", root.display());
+    folders
+}
+
+pub fn name(folder: &Path) -> &str {
+    folder.file_name().and_then(|name| name.to_str()).unwrap()
+}
+
+/// Every frame of a capture file.
+pub fn read(path: &Path) -> Vec<OwnedFrame> {
+    let mut file = CaptureFile::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let mut frames = Vec::new();
+    while file.next_batch(&mut |batch| frames.extend(batch.iter().map(OwnedFrame::from))).unwrap() {}
+    frames
+}
+
+pub fn settings() -> AuditSettings {
+    AuditSettings {
+        sensor: "test".into(),
+        interfaces: vec!["input.pcap".into()],
+        snap_length: 256,
+        flow: FlowSettings {
+            idle_timeout: Duration::from_secs(120),
+            active_timeout: Duration::from_secs(1800),
+            memory_octets: 64 << 20,
+            vlan_in_key: true,
+            home_nets: Vec::new(),
+        },
+        update_interval: Duration::from_secs(300),
+        other: OtherRecords::All,
+        hash_seed: 1,
+    }
+}
+
+pub fn policy(approvals: Vec<Approval>) -> Arc<Policy> {
+    Arc::new(Policy::new("test".into(), Confidence::Likely, "none".into(), approvals))
+}
+
+/// All records of some frames, and what became of the packets.
+pub fn audit(settings: AuditSettings, policy: Arc<Policy>, frames: &[Frame<'_>]) -> (Vec<Record>, Counters) {
+    let mut records = Vec::new();
+    let mut auditor = Auditor::new(Arc::new(settings), policy);
+    auditor.observe(frames, &mut |record| records.push(record));
+    auditor.finish(&mut |record| records.push(record));
+    (records, auditor.counters())
+}
+
+/// The same over owned frames, by the default settings and without approvals.
+pub fn audit_plainly(frames: &[OwnedFrame]) -> (Vec<Record>, Counters) {
+    let borrowed: Vec<_> = frames.iter().map(OwnedFrame::borrow).collect();
+    audit(settings(), policy(Vec::new()), &borrowed)
+}
+
+/// Last records of the flows.
+pub fn ends(records: &[Record]) -> Vec<&Record> {
+    records.iter().filter(|record| record.kind == Kind::End).collect()
+}
+
+/// Packets and octets in = sum over `end` records + undecodable ones + those of records left out.
+pub fn assert_nothing_lost(records: &[Record], counters: &Counters, context: &str) {
+    let undecodable: u64 = counters.undecodable.iter().sum();
+    assert_eq!(counters.packets, counters.classified + undecodable, "{context}: packets");
+    assert_eq!(counters.octets, counters.classified_octets + counters.undecodable_octets, "{context}: octets");
+    let ends = ends(records);
+    let packets: u64 = ends.iter().map(|record| record.fwd_packets + record.rev_packets).sum();
+    let octets: u64 = ends.iter().map(|record| record.fwd_octets + record.rev_octets).sum();
+    assert_eq!(counters.classified, packets + counters.unrecorded, "{context}: packets in records");
+    assert_eq!(counters.classified_octets, octets + counters.unrecorded_octets, "{context}: octets in records");
+    assert_eq!(counters.flows, ends.len() as u64, "{context}: one end a flow");
+}

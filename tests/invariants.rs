@@ -1,0 +1,154 @@
+//! What must hold for any traffic: nothing is lost, and neither the split into batches nor that into workers changes a verdict.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use common::{OwnedFrame, assert_nothing_lost, audit, capture_folders, ends, name, policy, read, settings};
+use linewarden::audit::{AuditSettings, Auditor, OtherRecords};
+use linewarden::record::Record;
+use linewarden::time::Timestamp;
+use linewarden::wire::{Frame, pair_hash};
+use proptest::prelude::*;
+
+/// All captures as one stream, each with addresses kept and times moved behind the one before.
+fn everything() -> Vec<OwnedFrame> {
+    let mut all: Vec<OwnedFrame> = Vec::new();
+    for folder in capture_folders() {
+        let frames = read(&folder.join("input.pcap"));
+        let offset = all.last().map_or(1_700_000_000_000_000_000, |frame| frame.at.as_nanos() + 300_000_000_000);
+        let first = frames.first().map_or(0, |frame| frame.at.as_nanos());
+        for frame in frames {
+            let at = Timestamp::from_nanos(offset + frame.at.as_nanos().saturating_sub(first));
+            all.push(OwnedFrame { at, number: all.len() as u64 + 1, ..frame });
+        }
+    }
+    all
+}
+
+fn borrow(frames: &[OwnedFrame]) -> Vec<Frame<'_>> {
+    frames.iter().map(OwnedFrame::borrow).collect()
+}
+
+/// What a flow's last record says of it, by flow.
+fn verdicts(records: &[Record]) -> BTreeMap<String, String> {
+    ends(records)
+        .into_iter()
+        .map(|end| {
+            let what = format!(
+                "{} {:?} {:?} {:?} {:?} {} {} {} {}",
+                end.community_id,
+                end.verdict,
+                end.reason,
+                end.tunnel,
+                end.confidence,
+                end.fwd_packets,
+                end.rev_packets,
+                end.fwd_octets,
+                end.rev_octets
+            );
+            (end.flow_id.to_string(), what)
+        })
+        .collect()
+}
+
+fn over_workers(frames: &[Frame<'_>], workers: u32) -> Vec<Record> {
+    let settings = Arc::new(settings());
+    let mut all = Vec::new();
+    for worker in 0..workers {
+        let mut auditor = Auditor::new(Arc::clone(&settings), policy(Vec::new()));
+        let own: Vec<_> = frames.iter().filter(|frame| pair_hash(frame) % workers == worker).copied().collect();
+        auditor.observe(&own, &mut |record| all.push(record));
+        auditor.expire(frames.last().map_or(Timestamp::ZERO, |frame| frame.at), &mut |record| all.push(record));
+        auditor.finish(&mut |record| all.push(record));
+    }
+    all
+}
+
+#[test]
+fn workers_change_no_verdict() {
+    let frames = everything();
+    let frames = borrow(&frames);
+    let one = verdicts(&over_workers(&frames, 1));
+    for workers in [2, 4] {
+        assert_eq!(verdicts(&over_workers(&frames, workers)), one, "{workers} workers");
+    }
+}
+
+#[test]
+fn batches_change_no_record() {
+    let frames = everything();
+    let frames = borrow(&frames);
+    let (whole, _) = audit(settings(), policy(Vec::new()), &frames);
+    for size in [1, 7, 64] {
+        let mut auditor = Auditor::new(Arc::new(settings()), policy(Vec::new()));
+        let mut records = Vec::new();
+        for batch in frames.chunks(size) {
+            auditor.observe(batch, &mut |record| records.push(record));
+        }
+        auditor.finish(&mut |record| records.push(record));
+        assert_eq!(sorted(&records), sorted(&whole), "batches of {size}");
+    }
+}
+
+/// Records without regard to the order of different flows.
+fn sorted(records: &[Record]) -> Vec<String> {
+    let mut lines: Vec<_> = records.iter().map(|record| serde_json::to_string(record).unwrap()).collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn the_hash_seed_changes_no_record() {
+    let frames = everything();
+    let frames = borrow(&frames);
+    let (one, _) = audit(settings(), policy(Vec::new()), &frames);
+    let (two, _) = audit(AuditSettings { hash_seed: 99, ..settings() }, policy(Vec::new()), &frames);
+    assert_eq!(sorted(&one), sorted(&two));
+}
+
+#[test]
+fn records_left_out_are_counted() {
+    let frames = everything();
+    let frames = borrow(&frames);
+    for other in [OtherRecords::End, OtherRecords::None] {
+        let (records, counters) = audit(AuditSettings { other, ..settings() }, policy(Vec::new()), &frames);
+        let undecodable: u64 = counters.undecodable.iter().sum();
+        let packets: u64 = ends(&records).iter().map(|end| end.fwd_packets + end.rev_packets).sum();
+        assert_eq!(counters.packets, packets + counters.unrecorded + undecodable, "{other:?}");
+    }
+}
+
+#[test]
+fn a_memory_bound_loses_no_packet() {
+    let frames = everything();
+    let frames = borrow(&frames);
+    let mut tight = settings();
+    tight.flow.memory_octets = 32 << 10;
+    let (records, counters) = audit(tight, policy(Vec::new()), &frames);
+    assert_nothing_lost(&records, &counters, "tight memory");
+    assert!(counters.evicted.iter().sum::<u64>() > 0, "the bound was never reached");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// Nothing is lost whichever packets the capture saw, in whichever order, at whichever times.
+    #[test]
+    fn nothing_is_lost(seed in any::<u64>(), keep in 1..100u64, jitter in 0..600u64) {
+        for folder in capture_folders().iter().step_by(3) {
+            let mut state = seed | 1;
+            let mut random = move || { state ^= state << 13; state ^= state >> 7; state ^= state << 17; state };
+            let mut frames = Vec::new();
+            for frame in read(&folder.join("input.pcap")) {
+                if random() % 100 < keep {
+                    let at = Timestamp::from_nanos(frame.at.as_nanos() + random() % (jitter * 1_000_000_000 + 1));
+                    frames.push(OwnedFrame { at, ..frame });
+                }
+            }
+            let (records, counters) = audit(settings(), policy(Vec::new()), &borrow(&frames));
+            assert_nothing_lost(&records, &counters, name(folder));
+        }
+    }
+}
