@@ -12,7 +12,8 @@
 //! so there it must come with an IKE exchange in the same flow, with port 4500, or from both sides with lengths that are
 //! all multiples of 4; and identifiers that look like OpenVPN's data header are left to OpenVPN.
 
-use super::sequence::Step;
+use super::ike::is_marked;
+use super::sequence::{MAX_GAP, Step};
 use super::{
     About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, Slot, SlotId,
 };
@@ -192,7 +193,7 @@ fn association(
         *own = Some(spi);
     }
     let opposite_hits = hits(findings, segment.direction.opposite());
-    let (step, hits) = count(findings, segment, spi, sequence);
+    let (step, hits) = count(findings, segment, MAX_GAP, spi, sequence);
     if step == Step::Repeated {
         return;
     }
@@ -210,7 +211,7 @@ fn association(
 }
 
 /// Counts a packet in the slot of its SPI; two associations may be in use in turn.
-fn count(findings: &mut Findings, segment: &Segment<'_>, spi: u32, sequence: u32) -> (Step, u32) {
+fn count(findings: &mut Findings, segment: &Segment<'_>, max_gap: u64, spi: u32, sequence: u32) -> (Step, u32) {
     let other = *findings.slot(SlotId::IpsecOther, segment.direction);
     let own = *findings.slot(SlotId::Ipsec, segment.direction);
     let is_other = other.hits > 0 && other.a == u64::from(spi);
@@ -218,7 +219,7 @@ fn count(findings: &mut Findings, segment: &Segment<'_>, spi: u32, sequence: u32
     // A new SPI takes the slot with less behind it; an old one is kept in its place.
     let id = if is_other || (!is_own && other.hits < own.hits) { SlotId::IpsecOther } else { SlotId::Ipsec };
     let slot = findings.slot(id, segment.direction);
-    let step = slot.step(spi.into(), sequence.into());
+    let step = slot.step_within(max_gap, spi.into(), sequence.into());
     (step, slot.hits)
 }
 
@@ -233,6 +234,8 @@ const NAT_T_PORT: u16 = 4500;
 const NAT_T_HITS: u32 = 4;
 /// The same on any other port, asked of both directions.
 const ANY_PORT_HITS: u32 = 6;
+/// Packets that may be missing between two there.
+const ANY_PORT_GAP: u64 = 32;
 /// Sequence numbers beyond this are not begun with on other ports.
 const ANY_PORT_SEQUENCE: u32 = 1 << 24;
 
@@ -261,7 +264,12 @@ impl Detector for EspInUdp {
             *findings.slot(SlotId::Ipsec, segment.direction) = Slot::default();
             return;
         }
-        let behind_ike = findings.has(Protocol::Ike, Confidence::Likely);
+        let has_ike = findings.has(Protocol::Ike, Confidence::Possible);
+        let behind_ike = has_ike && is_marked(findings);
+        if has_ike && !behind_ike {
+            // IKE without the marker: these ports carry no ESP, and its messages begin with an SPI of their own.
+            return;
+        }
         let nat_t = segment.ports.contains(&NAT_T_PORT);
         let is_foreign = matches!(spi >> 24, 0x30..=0x37 | 0x48..=0x4f) || sequence > ANY_PORT_SEQUENCE;
         if !behind_ike && !nat_t && is_foreign {
@@ -275,7 +283,8 @@ fn in_udp(spi: u32, sequence: u32, behind_ike: bool, nat_t: bool, segment: &Segm
     let opposite = *findings.slot(SlotId::Ipsec, segment.direction.opposite());
     let opposite_hits = hits(findings, segment.direction.opposite());
     let lengths = findings.slot(SlotId::Ipsec, segment.direction).c | 1 << (segment.payload_len / 4 % 32);
-    let (step, hits) = count(findings, segment, spi, sequence);
+    let max_gap = if behind_ike || nat_t { MAX_GAP } else { ANY_PORT_GAP };
+    let (step, hits) = count(findings, segment, max_gap, spi, sequence);
     let slot = findings.slot(SlotId::Ipsec, segment.direction);
     slot.c = if step == Step::Started { 1 << (segment.payload_len / 4 % 32) } else { lengths };
     let varied = slot.c.count_ones() >= 3 && opposite.c.count_ones() >= 3;
@@ -315,7 +324,7 @@ fn spis(findings: &mut Findings, segment: &Segment<'_>, spi: u32) {
 }
 
 fn is_ipsec(findings: &Findings) -> bool {
-    findings.has(Protocol::Ike, Confidence::Likely) || findings.has(Protocol::Esp, Confidence::Possible)
+    findings.has(Protocol::Ike, Confidence::Possible) || findings.has(Protocol::Esp, Confidence::Possible)
 }
 
 #[cfg(test)]

@@ -147,8 +147,10 @@ impl Findings {
     #[must_use]
     pub fn detection(&self) -> Option<Detection> {
         let best = self.evidence.iter().max_by_key(|found| (found.confidence, std::cmp::Reverse(found.protocol)))?;
-        let mut phases =
-            self.evidence.iter().filter(|found| found.protocol == best.protocol).map(|found| found.code.phase);
+        // RFC 7296 1.2: IKE sets the association up, so seeing it is seeing ESP's beginning.
+        let speaks =
+            |protocol| protocol == best.protocol || (best.protocol == Protocol::Esp && protocol == Protocol::Ike);
+        let mut phases = self.evidence.iter().filter(|found| speaks(found.protocol)).map(|found| found.code.phase);
         let midstream =
             phases.clone().any(|phase| phase == Phase::Data) && !phases.any(|phase| phase == Phase::Handshake);
         Some(Detection { protocol: best.protocol, confidence: best.confidence, midstream })

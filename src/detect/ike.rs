@@ -16,6 +16,7 @@
 //! 64-bit initiator's SPI makes the exchange certain. A request that nobody answers is a probe and stays possible.
 
 use super::{About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, SlotId};
+use crate::flow::Direction;
 use crate::wire::cursor::{u32_at, u64_at};
 
 /// IKE over UDP on any port.
@@ -26,6 +27,13 @@ static REQUEST: Code = Code {
     name: "ike.first_request",
     meaning: "the first message of an exchange: the responder's SPI is still zero; value: initiator's SPI, upper half",
     clause: "RFC 7296 1.2, RFC 2408 3.1",
+    phase: Phase::Handshake,
+};
+
+static SET_UP: Code = Code {
+    name: "ike.set_up",
+    meaning: "a later message of an association's set-up: IKE_AUTH, or IKEv1's phase 1; value: initiator's SPI, upper half",
+    clause: "RFC 7296 1.2, RFC 2409 5",
     phase: Phase::Handshake,
 };
 
@@ -52,9 +60,18 @@ static ABOUT: About = About {
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
     out_of_sight: "IKE over TCP (RFC 9329)",
-    codes: &[&REQUEST, &MESSAGE, &EXCHANGE],
+    codes: &[&REQUEST, &SET_UP, &MESSAGE, &EXCHANGE],
 };
 
+/// Whether IKE with the non-ESP marker was seen in a flow, so that ESP may share it (RFC 3948 2.2).
+pub(super) fn is_marked(findings: &mut Findings) -> bool {
+    [Direction::Forward, Direction::Reverse]
+        .into_iter()
+        .any(|direction| findings.slot(SlotId::Ike, direction).c == MARKED)
+}
+
+/// Mark in an IKE slot.
+const MARKED: u32 = 1;
 const HEADER: u32 = 28;
 const V1: u8 = 0x10;
 const V2: u8 = 0x20;
@@ -72,9 +89,11 @@ impl Detector for Ike {
         // RFC 3948 2.2: four zero octets where an SPI of ESP would stand.
         let marked = segment.payload.strip_prefix(&[0; 4]);
         let len = segment.payload_len;
-        let header =
-            marked.and_then(|message| Header::parse(message, len - 4)).or_else(|| Header::parse(segment.payload, len));
-        if let Some(header) = header {
+        if let Some(header) = marked.and_then(|message| Header::parse(message, len - 4)) {
+            take(&header, segment, findings);
+            // Only where IKE is marked does ESP share its ports.
+            findings.slot(SlotId::Ike, segment.direction).c = MARKED;
+        } else if let Some(header) = Header::parse(segment.payload, len) {
             take(&header, segment, findings);
         }
     }
@@ -85,6 +104,8 @@ impl Detector for Ike {
 struct Header {
     initiator: u64,
     responder: u64,
+    /// Part of the association's set-up.
+    sets_up: bool,
     /// From the side that set the association up, where the version tells.
     from_initiator: Option<bool>,
 }
@@ -97,6 +118,7 @@ impl Header {
         if initiator == 0 || length != len || length < HEADER {
             return None;
         }
+        let mut sets_up = false;
         let from_initiator = match version {
             V1 => {
                 // RFC 2408 3.1: base to informational; RFC 2409: quick and new group mode.
@@ -110,6 +132,7 @@ impl Header {
                 {
                     return None;
                 }
+                sets_up = phase_one;
                 (responder == 0).then_some(true)
             }
             V2 => {
@@ -122,11 +145,12 @@ impl Header {
                 if responder == 0 && (exchange != 34 && exchange != 38 || message != 0) {
                     return None;
                 }
+                sets_up = matches!(exchange, 34 | 35);
                 Some(flags & 0x08 != 0)
             }
             _ => return None,
         };
-        Some(Self { initiator, responder, from_initiator })
+        Some(Self { initiator, responder, sets_up, from_initiator })
     }
 }
 
@@ -150,6 +174,8 @@ fn take(header: &Header, segment: &Segment<'_>, findings: &mut Findings) {
     let answered = there.hits > 0 && there.a == header.initiator && (here.b != 0 || there.b != 0);
     if header.responder == 0 {
         findings.add(segment, Protocol::Ike, &REQUEST, Confidence::Possible, value);
+    } else if header.sets_up {
+        findings.add(segment, Protocol::Ike, &SET_UP, Confidence::Possible, value);
     }
     if answered {
         findings.add(segment, Protocol::Ike, &EXCHANGE, Confidence::Certain, value);

@@ -16,7 +16,7 @@ pub(super) enum Step {
 }
 
 /// Packets that may be missing between two looked at: detectors see samples of long flows.
-const MAX_GAP: u64 = 1 << 16;
+pub(super) const MAX_GAP: u64 = 1 << 16;
 
 /// How far back a packet may come late (RFC 4303 3.4.3 suggests windows of 64; WireGuard's is 8,192).
 const MAX_LATE: u64 = 8192;
@@ -27,6 +27,11 @@ const YOUNG: u64 = 64;
 impl Slot {
     /// Takes the next identifier (`a`) and counter (`b`); `hits` is the number of consistent packets so far.
     pub(super) fn step(&mut self, id: u64, counter: u64) -> Step {
+        self.step_within(MAX_GAP, id, counter)
+    }
+
+    /// The same, with a bound on how far the counter may jump.
+    pub(super) fn step_within(&mut self, max_gap: u64, id: u64, counter: u64) -> Step {
         if self.hits == 0 {
             self.start(id, counter);
             return Step::Started;
@@ -35,7 +40,7 @@ impl Slot {
             if counter == self.b {
                 return Step::Repeated;
             }
-            let fits = if counter > self.b { counter - self.b <= MAX_GAP } else { self.b - counter <= MAX_LATE };
+            let fits = if counter > self.b { counter - self.b <= max_gap } else { self.b - counter <= MAX_LATE };
             if fits {
                 self.b = self.b.max(counter);
                 self.hits = self.hits.saturating_add(1);

@@ -196,7 +196,9 @@ impl Policy {
     fn asked<'a>(&'a self, prefixes: &'a Prefixes, subject: &Subject<'_>) -> impl Iterator<Item = (u32, u8)> + 'a {
         let [one, other] = subject.addresses.map(|address| prefixes.longest(address));
         let of = |longest: Option<(u8, &'a [u32])>| {
-            longest.into_iter().flat_map(|(length, approvals)| approvals.iter().map(move |&approval| (approval, length)))
+            longest
+                .into_iter()
+                .flat_map(|(length, approvals)| approvals.iter().map(move |&approval| (approval, length)))
         };
         of(one).chain(of(other)).chain(self.lines_anywhere.iter().map(|&approval| (approval, 0)))
     }
@@ -233,7 +235,13 @@ impl Policy {
         }
     }
 
-    fn failures(&self, approval: &Approval, subject: &Subject<'_>, tunnel: Option<Protocol>, at: Timestamp) -> Failures {
+    fn failures(
+        &self,
+        approval: &Approval,
+        subject: &Subject<'_>,
+        tunnel: Option<Protocol>,
+        at: Timestamp,
+    ) -> Failures {
         let kind = tunnel_fits(approval, tunnel) && protocol_fits(approval, subject) && port_fits(approval, subject);
         Failures {
             kind: !kind,
@@ -251,7 +259,13 @@ impl Policy {
             && path.mpls_label.is_none_or(|label| subject.mpls_labels.contains(&Some(label)))
     }
 
-    fn checks(&self, approval: &Approval, subject: &Subject<'_>, tunnel: Option<Protocol>, at: Timestamp) -> Vec<Check> {
+    fn checks(
+        &self,
+        approval: &Approval,
+        subject: &Subject<'_>,
+        tunnel: Option<Protocol>,
+        at: Timestamp,
+    ) -> Vec<Check> {
         let list = |items: Vec<String>| if items.is_empty() { "any".to_owned() } else { items.join(", ") };
         let failures = self.failures(approval, subject, tunnel, at);
         let check = |name, wanted, found, passed| Check { name, wanted, found, passed };
@@ -298,7 +312,12 @@ impl Policy {
                 ),
                 !failures.path,
             ),
-            check("validity", format!("{from} to {}", approval.valid_until), at.to_string(), !failures.expired && !failures.early),
+            check(
+                "validity",
+                format!("{from} to {}", approval.valid_until),
+                at.to_string(),
+                !failures.expired && !failures.early,
+            ),
         ]
     }
 }

@@ -20,7 +20,8 @@ const OFFSET: u16 = 0x1fff;
 #[inline]
 pub(super) fn parse(octets: &[u8], len: u32) -> Result<Network<'_>, ParseError> {
     let header: &[u8; 20] = octets.first_chunk().ok_or(ParseError::TruncatedIp)?;
-    let &[version, _, total_a, total_b, id_a, id_b, fragment_a, fragment_b, _, protocol, _, _, ref addresses @ ..] = header;
+    let &[version, _, total_a, total_b, id_a, id_b, fragment_a, fragment_b, _, protocol, _, _, ref addresses @ ..] =
+        header;
     let header_len = u32::from(version & 0x0f) * 4;
     if header_len < 20 {
         return Err(ParseError::BadIpHeader);
