@@ -1,28 +1,162 @@
-//! Turns interfaces and capture files into [`Frame`]s.
+//! Turns interfaces and capture files into [`Frame`]s, and runs the worker threads that feed them to the core.
+//!
+//! | file | turns |
+//! |---|---|
+//! | `ring` | one interface into blocks of frames, by the kernel's memory-mapped ring; the only unsafe code |
+//! | `bpf` | settings into the kernel's filter and fanout programs |
+//! | `live` | the rings of several interfaces into one worker's [`Source`] |
+//! | `pnet_channel` | the same where there is no ring, one system call a frame |
+//! | `file` | pcap and pcapng into frames |
+//! | `interfaces` | the system into a list of what can be captured |
+//! | `worker` | a source into records, on a thread of its own |
 
+mod bpf;
 pub mod file;
+mod live;
+mod pnet_channel;
+mod ring;
+
+pub use bpf::{FilterError, Instruction, fanout, parse_filter};
+pub use live::open_rings;
+pub use pnet_channel::open_pnet;
+pub use ring::allowed_cores;
 
 use std::time::Duration;
 
-use crate::wire::Frame;
+use crate::wire::{Frame, LinkType};
+
+/// Frames handed over at once: as many as the core looks up together, a few times over.
+pub const BATCH: usize = 64;
+
+/// How live packets are taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiveSettings {
+    /// Interfaces' names; a frame's `InterfaceId` is the position here.
+    pub interfaces: Vec<String>,
+    /// Worker threads that share each interface's frames.
+    pub workers: u16,
+    /// Octets of each frame that the kernel copies.
+    pub snap_length: u32,
+    /// See also frames addressed to others.
+    pub promiscuous: bool,
+    /// Ring memory per worker and interface, octets.
+    pub ring_octets: usize,
+    /// Octets of one ring block.
+    pub block_octets: usize,
+    /// The kernel hands over a block that is not full after this long.
+    pub block_timeout: Duration,
+    /// From [`parse_filter`]; empty: everything.
+    pub filter: Vec<Instruction>,
+}
+
+/// What the first octet of an interface's frames belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkLayer {
+    /// `ARPHRD_ETHER` and `ARPHRD_LOOPBACK`.
+    Ethernet,
+    /// `ARPHRD_NONE` (TUN) and the kernel's IP tunnels, whose frames start with an IP header.
+    RawIp,
+}
+
+impl LinkLayer {
+    /// From `ARPHRD_*` of `linux/if_arp.h`; `None` where frames start with something that linewarden does not read.
+    #[must_use]
+    pub const fn of(hardware_type: u16) -> Option<Self> {
+        match hardware_type {
+            libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK => Some(Self::Ethernet),
+            libc::ARPHRD_NONE | ARPHRD_RAWIP => Some(Self::RawIp),
+            _ => None,
+        }
+    }
+
+    /// As the core calls it.
+    #[must_use]
+    pub const fn link_type(self) -> LinkType {
+        match self {
+            Self::Ethernet => LinkType::Ethernet,
+            Self::RawIp => LinkType::RawIp,
+        }
+    }
+}
+
+/// `linux/if_arp.h`; cellular modems.
+const ARPHRD_RAWIP: u16 = 519;
+
+/// Why capture could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// No such name.
+    #[error("no interface is called `{0}`; `linewarden interfaces` lists them")]
+    NoInterface(String),
+    /// Frames start with an unknown header.
+    #[error(
+        "interface `{interface}` has hardware type {hardware_type} (linux/if_arp.h): only Ethernet, loopback and plain IP (TUN) can be read"
+    )]
+    HardwareType {
+        /// Its name.
+        interface: String,
+        /// `ARPHRD_*`.
+        hardware_type: u16,
+    },
+    /// `CAP_NET_RAW` is missing.
+    #[error(
+        "capture needs the capability CAP_NET_RAW: run as root, or `setcap cap_net_raw=ep` on the binary; `linewarden replay` needs none"
+    )]
+    Permission,
+    /// No packet sockets.
+    #[error(
+        "packet sockets are not available: the kernel lacks CONFIG_PACKET, or the service's RestrictAddressFamilies= leaves out AF_PACKET"
+    )]
+    NoPacketSockets,
+    /// A setting that the kernel would refuse.
+    #[error("{0}")]
+    Setting(String),
+    /// The ring's memory.
+    #[error("interface `{interface}`: no memory for a ring of {octets} octets; set capture.ring_octets lower")]
+    Memory {
+        /// Its name.
+        interface: String,
+        /// Asked for.
+        octets: usize,
+    },
+    /// The interface is down, and this kernel lets only running ones join a group.
+    #[error("interface `{0}` is down")]
+    Down(String),
+    /// Anything else.
+    #[error("interface `{interface}`: {what}: {source}")]
+    System {
+        /// Its name.
+        interface: String,
+        /// What was attempted.
+        what: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
 
 /// Live counts of one source, added up over its interfaces.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CaptureCounters {
     /// Frames handed to the core.
     pub received: u64,
-    /// Frames that the kernel dropped because the ring was full (`PACKET_STATISTICS`).
-    pub dropped_kernel: u64,
-    /// Frames that the NIC says it missed since the start (`rx_missed_errors`, `rx_dropped`… of sysfs).
+    /// Frames that the kernel dropped because the ring was full (`PACKET_STATISTICS`); `None` where nobody counts them.
+    pub dropped_kernel: Option<u64>,
+    /// Times that the kernel found every block of the ring full and stopped for a while.
+    pub ring_full: u64,
+    /// Frames that the NIC says it missed since the start (`rx_missed_errors`, `rx_dropped`… of sysfs). Counted by the
+    /// first worker alone, so that the sum over workers is right.
     pub dropped_nic: u64,
 }
 
 /// Where a worker's frames come from: rings of one or several interfaces.
-pub trait Source {
-    /// Waits at most `timeout` for frames and hands over batches of them, in order per interface.
+pub trait Source: Send {
+    /// Waits at most `timeout` for frames and hands over batches of at most [`BATCH`], in order per interface.
     /// Returns the number of frames; 0 after a quiet `timeout`. An interface that goes away is said once in the log and
     /// looked for again; it is no error.
     fn poll(&mut self, timeout: Duration, take: &mut dyn FnMut(&[Frame<'_>])) -> std::io::Result<usize>;
+
+    /// Lets nothing new in and hands over what had arrived. Returns the number of frames.
+    fn finish(&mut self, take: &mut dyn FnMut(&[Frame<'_>])) -> std::io::Result<usize>;
 
     /// Counts since the start.
     fn counters(&mut self) -> CaptureCounters;

@@ -47,8 +47,8 @@ pub struct CaptureConfig {
     pub block_octets: usize,
     /// The kernel hands over a block that is not full after this long.
     pub block_timeout: Duration,
-    /// Classic BPF as `tcpdump -ddd` prints it, one instruction a string without the count line; empty: everything.
-    pub filter: Vec<String>,
+    /// Classic BPF as `tcpdump -ddd EXPRESSION` prints it; empty: everything.
+    pub filter: String,
 }
 
 /// What takes the packets.

@@ -118,7 +118,7 @@ impl Header {
         if initiator == 0 || length != len || length < HEADER {
             return None;
         }
-        let mut sets_up = false;
+        let sets_up;
         let from_initiator = match version {
             V1 => {
                 // RFC 2408 3.1: base to informational; RFC 2409: quick and new group mode.

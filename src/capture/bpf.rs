@@ -1,0 +1,326 @@
+//! Turns settings into classic BPF: the program that cuts frames to the snap length, the user's own filter with that
+//! cut patched in, and the program that gives both directions of a conversation to one worker.
+//!
+//! Classic BPF: McCanne and Jacobson 1993; the kernel's `Documentation/networking/filter.rst`.
+
+use super::LinkLayer;
+
+/// One instruction, as `struct sock_filter` has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Instruction {
+    /// Operation.
+    pub code: u16,
+    /// Instructions to skip where the condition holds.
+    pub jt: u8,
+    /// Instructions to skip where it does not.
+    pub jf: u8,
+    /// Operand.
+    pub k: u32,
+}
+
+impl Instruction {
+    const fn new(code: u16, k: u32) -> Self {
+        Self { code, jt: 0, jf: 0, k }
+    }
+}
+
+/// What is wrong with a filter from the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FilterError {
+    /// A line is not four numbers.
+    #[error("filter line {line}: `{text}` is not four numbers; write what `tcpdump -ddd EXPRESSION` prints")]
+    Line {
+        /// From 1.
+        line: usize,
+        /// What stands there.
+        text: String,
+    },
+    /// The kernel takes at most 4,096 instructions.
+    #[error("filter has {0} instructions, the kernel takes at most {MAX_INSTRUCTIONS}")]
+    TooLong(usize),
+    /// `ret a` returns a length that only the kernel knows.
+    #[error("filter line {0} is `ret a`, which leaves no way to apply the snap length; `tcpdump -ddd` never writes it")]
+    ReturnsAccumulator(usize),
+    /// Falls off its end.
+    #[error("filter does not end with `ret` (code 6): a line is missing")]
+    NoReturn,
+}
+
+/// `BPF_MAXINSNS` of the kernel.
+const MAX_INSTRUCTIONS: usize = 4096;
+
+const RET_K: u16 = 0x06;
+const RET_A: u16 = 0x16;
+
+/// Lets nothing through: what a socket starts with, until every member of its group has joined.
+pub const NOTHING: [Instruction; 1] = [Instruction::new(RET_K, 0)];
+
+/// Reads what `tcpdump -ddd EXPRESSION` prints: an optional line with the number of instructions, then one a line.
+pub fn parse_filter(text: &str) -> Result<Vec<Instruction>, FilterError> {
+    let mut program = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let is_count = index == 0 && line.trim().parse::<u16>().is_ok();
+        if is_count || line.trim().is_empty() {
+            continue;
+        }
+        let wrong = || FilterError::Line { line: index + 1, text: line.trim().to_owned() };
+        let instruction = parse_line(line).ok_or_else(wrong)?;
+        if instruction.code == RET_A {
+            return Err(FilterError::ReturnsAccumulator(index + 1));
+        }
+        program.push(instruction);
+    }
+    if program.len() > MAX_INSTRUCTIONS {
+        return Err(FilterError::TooLong(program.len()));
+    }
+    match program.last() {
+        Some(last) if last.code != RET_K => Err(FilterError::NoReturn),
+        _ => Ok(program),
+    }
+}
+
+fn parse_line(text: &str) -> Option<Instruction> {
+    let mut words = text.split_whitespace();
+    let instruction = Instruction {
+        code: words.next()?.parse().ok()?,
+        jt: words.next()?.parse().ok()?,
+        jf: words.next()?.parse().ok()?,
+        k: words.next()?.parse().ok()?,
+    };
+    words.next().is_none().then_some(instruction)
+}
+
+/// The socket's program: `filter` with every length it returns cut to `snap_length`; an empty filter takes everything.
+#[must_use]
+pub fn snapped(filter: &[Instruction], snap_length: u32) -> Vec<Instruction> {
+    if filter.is_empty() {
+        return vec![Instruction::new(RET_K, snap_length)];
+    }
+    let cut = |i: &Instruction| match i.code {
+        RET_K => Instruction { k: i.k.min(snap_length), ..*i },
+        _ => *i,
+    };
+    filter.iter().map(cut).collect()
+}
+
+// Offsets from here on are relative to the link header. The socket's own data pointer stands at the network header of
+// what comes in and at the link header of what goes out, and the network header of what goes out may lie behind its
+// VLAN tags: only the link header is the same in both directions (`bpf_internal_load_pointer_neg_helper`).
+const LINK: u32 = (-0x20_0000_i32).cast_unsigned();
+
+const LD_H_ABS: u16 = 0x28;
+const LD_W_IND: u16 = 0x40;
+const LD_H_IND: u16 = 0x48;
+const LD_B_IND: u16 = 0x50;
+const LD_MEM: u16 = 0x60;
+const LDX_IMM: u16 = 0x01;
+const LDX_MEM: u16 = 0x61;
+const ST: u16 = 0x02;
+const ADD_K: u16 = 0x04;
+const ADD_X: u16 = 0x0c;
+const MUL_K: u16 = 0x24;
+const RSH_K: u16 = 0x74;
+const XOR_X: u16 = 0xac;
+const AND_K: u16 = 0x54;
+const JMP: u16 = 0x05;
+const JEQ_K: u16 = 0x15;
+const TAX: u16 = 0x07;
+const TXA: u16 = 0x87;
+
+/// VLAN tags left in the frame that the program looks behind; the outermost is usually out already.
+const VLAN_TAGS: usize = 4;
+/// MPLS labels that the program looks behind.
+const MPLS_LABELS: usize = 8;
+
+/// A place in the program to jump to.
+#[derive(Clone, Copy)]
+enum To {
+    Next,
+    Kind,
+    Ipv4,
+    Ipv6,
+    Mpls,
+    Version,
+    Pppoe,
+    Mix,
+    Zero,
+}
+
+/// A value for `PACKET_FANOUT_CBPF`: a mix of the outermost IP addresses, the same with source and destination swapped.
+///
+/// Ports stay out of it: fragments have none, and IKE has to meet the ESP that it sets up. It looks behind VLAN tags,
+/// MPLS labels and a PPPoE session; what has no IP header there gets 0. The kernel takes the rest of a division
+/// by the number of members.
+#[must_use]
+pub fn fanout(link: LinkLayer) -> Vec<Instruction> {
+    let mut program = Assembler::default();
+    match link {
+        LinkLayer::Ethernet => program.ethernet(),
+        LinkLayer::RawIp => {
+            program.put(LDX_IMM, 0);
+            program.jump(To::Version);
+        }
+    }
+    program.version();
+    program.addresses();
+    program.resolve()
+}
+
+#[derive(Default)]
+struct Assembler {
+    code: Vec<(Instruction, To, To)>,
+    places: [usize; 9],
+}
+
+impl Assembler {
+    fn put(&mut self, code: u16, k: u32) {
+        self.code.push((Instruction::new(code, k), To::Next, To::Next));
+    }
+
+    fn jump(&mut self, to: To) {
+        self.code.push((Instruction::new(JMP, 0), to, To::Next));
+    }
+
+    fn when(&mut self, equal: u32, yes: To, no: To) {
+        self.code.push((Instruction::new(JEQ_K, equal), yes, no));
+    }
+
+    fn here(&mut self, place: To) {
+        if let Some(slot) = self.places.get_mut(place as usize) {
+            *slot = self.code.len();
+        }
+    }
+
+    /// X += `k`, through A.
+    fn advance(&mut self, k: u32) {
+        self.put(TXA, 0);
+        self.put(ADD_K, k);
+        self.put(TAX, 0);
+    }
+
+    /// A: the `EtherType`, X: offset of what is behind it.
+    fn ethernet(&mut self) {
+        self.put(LDX_IMM, 14);
+        self.put(LD_H_ABS, LINK + 12);
+        for _ in 0..VLAN_TAGS {
+            // IEEE 802.1Q, 802.1ad, and the older 0x9100 of QinQ: one tag more, else on to the kind.
+            let tag = self.code.len();
+            self.when(0x8100, To::Next, To::Next);
+            self.when(0x88a8, To::Next, To::Next);
+            self.when(0x9100, To::Next, To::Kind);
+            for (index, skip) in [(tag, 2), (tag + 1, 1)] {
+                if let Some((instruction, ..)) = self.code.get_mut(index) {
+                    instruction.jt = skip;
+                }
+            }
+            self.advance(4);
+            self.put(LD_H_IND, LINK.wrapping_sub(2));
+        }
+        self.here(To::Kind);
+        self.when(0x0800, To::Ipv4, To::Next);
+        self.when(0x86dd, To::Ipv6, To::Next);
+        self.when(0x8847, To::Mpls, To::Next);
+        self.when(0x8848, To::Mpls, To::Next);
+        self.when(0x8864, To::Pppoe, To::Zero);
+
+        // RFC 2516 4: six octets, then the PPP protocol: RFC 1332 0x0021, RFC 5072 0x0057.
+        self.here(To::Pppoe);
+        self.put(LD_H_IND, LINK + 6);
+        self.put(ST, 0);
+        self.advance(8);
+        self.put(LD_MEM, 0);
+        self.when(0x0021, To::Ipv4, To::Next);
+        self.when(0x0057, To::Ipv6, To::Zero);
+
+        // RFC 3032 2.1: the bottom-of-stack bit is bit 8 of the 32.
+        self.here(To::Mpls);
+        for _ in 0..MPLS_LABELS {
+            self.advance(4);
+            self.put(LD_W_IND, LINK.wrapping_sub(4));
+            self.put(AND_K, 0x100);
+            self.when(0x100, To::Version, To::Next);
+        }
+        self.jump(To::Zero);
+    }
+
+    /// X: offset of what should be an IP header.
+    fn version(&mut self) {
+        self.here(To::Version);
+        self.put(LD_B_IND, LINK);
+        self.put(RSH_K, 4);
+        self.when(4, To::Ipv4, To::Next);
+        self.when(6, To::Ipv6, To::Zero);
+    }
+
+    /// X: offset of the IP header; returns the value.
+    fn addresses(&mut self) {
+        self.here(To::Ipv4);
+        self.put(LD_W_IND, LINK + 12);
+        self.put(ST, 0);
+        self.put(LD_W_IND, LINK + 16);
+        self.put(ST, 1);
+        self.jump(To::Mix);
+
+        // Each IPv6 address becomes one word first; the order of its words counts.
+        self.here(To::Ipv6);
+        for (cell, start) in [(0, 8), (1, 24)] {
+            self.put(LD_W_IND, LINK + start);
+            for word in 1..4 {
+                self.put(MUL_K, 0x0100_0193);
+                self.put(ST, 2);
+                self.put(LD_W_IND, LINK + start + 4 * word);
+                self.put(ST, 3);
+                // X is the offset and needed again: keep it aside while adding.
+                self.put(TXA, 0);
+                self.put(ST, 4);
+                self.put(LDX_MEM, 2);
+                self.put(LD_MEM, 3);
+                self.put(ADD_X, 0);
+                self.put(LDX_MEM, 4);
+            }
+            self.put(ST, cell);
+        }
+
+        // Sum and exclusive-or both ignore which address is the source. Both are mixed in, since either alone gives the
+        // same value to many pairs of neighbouring networks.
+        self.here(To::Mix);
+        self.put(LD_MEM, 0);
+        self.put(LDX_MEM, 1);
+        self.put(XOR_X, 0);
+        self.put(MUL_K, 0x9e37_79b1);
+        self.put(ST, 2);
+        self.put(LD_MEM, 0);
+        self.put(ADD_X, 0);
+        self.put(LDX_MEM, 2);
+        self.put(ADD_X, 0);
+        for (shift, factor) in [(16, 0x85eb_ca6b), (13, 0xc2b2_ae35), (16, 1)] {
+            self.put(TAX, 0);
+            self.put(RSH_K, shift);
+            self.put(XOR_X, 0);
+            self.put(MUL_K, factor);
+        }
+        self.put(RET_A, 0);
+
+        self.here(To::Zero);
+        self.put(RET_K, 0);
+    }
+
+    /// Turns places into distances; the programs are short enough for the eight bits of a condition's (tested).
+    fn resolve(self) -> Vec<Instruction> {
+        let places = self.places;
+        let distance = |from: usize, to: To| match to {
+            To::Next => None,
+            place => places.get(place as usize).map(|at| at.saturating_sub(from + 1)),
+        };
+        let fill = |(index, (mut instruction, yes, no)): (usize, (Instruction, To, To))| {
+            if instruction.code == JMP {
+                instruction.k = distance(index, yes).unwrap_or(0) as u32;
+            } else {
+                instruction.jt = distance(index, yes).map_or(instruction.jt, |d| d as u8);
+                instruction.jf = distance(index, no).map_or(instruction.jf, |d| d as u8);
+            }
+            instruction
+        };
+        self.code.into_iter().enumerate().map(fill).collect()
+    }
+}

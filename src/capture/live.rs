@@ -1,0 +1,484 @@
+//! Turns the rings of several interfaces into one worker's [`Source`], and looks again for interfaces that went away.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::ring::{Ring, Spread, wait};
+use super::{BATCH, CaptureCounters, CaptureError, LinkLayer, LiveSettings, Source};
+use crate::time::Timestamp;
+use crate::wire::{Frame, InterfaceId, LinkType, VlanTag};
+
+/// Opens one source per worker; each has a ring on every interface, and the rings of an interface share its frames so
+/// that both directions of a conversation, all fragments, and IKE with its ESP come to the same worker.
+pub fn open_rings(settings: &LiveSettings) -> Result<Vec<Box<dyn Source>>, CaptureError> {
+    if settings.interfaces.is_empty() || settings.workers == 0 {
+        return Err(CaptureError::Setting("capture needs an interface and a worker at least".to_owned()));
+    }
+    if settings.interfaces.len() > usize::from(u16::MAX) {
+        return Err(CaptureError::Setting("capture takes at most 65535 interfaces".to_owned()));
+    }
+    let settings = Arc::new(settings.clone());
+    let groups: Vec<_> = settings.interfaces.iter().map(|_| Arc::new(Group::new(settings.workers))).collect();
+    let mut sources = Vec::new();
+    for worker in 0..settings.workers {
+        let ports = settings.interfaces.iter().zip(&groups).enumerate();
+        let ports = ports
+            .map(|(id, (name, group))| Port::open(name, InterfaceId(id as u16), &settings, group, worker == 0))
+            .collect::<Result<Vec<_>, _>>()?;
+        let received = 0;
+        let (checked, drained) = (now(), Vec::new());
+        sources.push(RingSource { settings: Arc::clone(&settings), ports, received, checked, sockets: drained });
+    }
+    // Only now is every group complete: no frame comes twice, or to a worker that its flow leaves later.
+    for source in &mut sources {
+        for port in &mut source.ports {
+            port.unmute_when_complete();
+        }
+    }
+    Ok(sources.into_iter().map(|source| Box::new(source) as Box<dyn Source>).collect())
+}
+
+/// How often interfaces are looked for, and looked after.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// A group starts without members that did not join after this long: they will be missing, which is better than all.
+const GATHER: Duration = Duration::from_secs(3);
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "an edge: says when to look for interfaces again, never when a packet was"
+)]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// The workers' rings on one interface.
+struct Group {
+    workers: u16,
+    state: Mutex<Membership>,
+}
+
+#[derive(Default)]
+struct Membership {
+    /// Which interface; another one after it was made anew.
+    interface_index: i32,
+    number: Option<u16>,
+    spread: Option<Spread>,
+    joined: u16,
+}
+
+impl Group {
+    fn new(workers: u16) -> Self {
+        Self { workers, state: Mutex::default() }
+    }
+
+    fn join(&self, name: &str, ring: &Ring) -> io::Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.interface_index != ring.interface_index() {
+            *state = Membership { interface_index: ring.interface_index(), ..Membership::default() };
+        }
+        if self.workers > 1 {
+            let spread = state.spread.unwrap_or(Spread::Program);
+            let number = match ring.join(state.number, spread) {
+                Err(error) if state.number.is_none() && is_refusal(&error) => {
+                    let number = ring.join(None, Spread::Hash).map_err(|_| error)?;
+                    warn!(
+                        interface = name,
+                        "the kernel takes no program to spread frames over workers: it uses its own hash, which may part IKE from its ESP"
+                    );
+                    state.spread = Some(Spread::Hash);
+                    number
+                }
+                answer => answer?,
+            };
+            state.number = Some(number);
+            state.spread.get_or_insert(spread);
+        }
+        state.joined = state.joined.saturating_add(1);
+        Ok(())
+    }
+
+    fn leave(&self, interface_index: i32) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.interface_index == interface_index {
+            state.joined = state.joined.saturating_sub(1);
+            if state.joined == 0 {
+                *state = Membership::default();
+            }
+        }
+    }
+
+    fn is_complete(&self, interface_index: i32) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.interface_index != interface_index || state.joined >= self.workers
+    }
+}
+
+/// Fanout by program came with Linux 4.3; before, `PACKET_FANOUT` says `EINVAL`, and a sandbox may say others.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | libc::ENOPROTOOPT | libc::EPERM))
+}
+
+/// One worker's ring on one interface, or its absence.
+struct Port {
+    name: String,
+    id: InterfaceId,
+    group: Arc<Group>,
+    ring: Option<Ring>,
+    /// Since when it waits for the others; `None` once frames come in.
+    muted: Option<Instant>,
+    link_down: bool,
+    dropped: u64,
+    freezes: u64,
+    /// Only with the first worker.
+    nic: Option<NicDrops>,
+}
+
+impl Port {
+    fn open(
+        name: &str,
+        id: InterfaceId,
+        settings: &LiveSettings,
+        group: &Arc<Group>,
+        first: bool,
+    ) -> Result<Self, CaptureError> {
+        let mut port = Self {
+            name: name.to_owned(),
+            id,
+            group: Arc::clone(group),
+            ring: None,
+            muted: None,
+            link_down: false,
+            dropped: 0,
+            freezes: 0,
+            nic: first.then(NicDrops::default),
+        };
+        match port.try_open(settings) {
+            Err(CaptureError::Down(_)) => {
+                warn!(interface = name, "interface is down: capture starts when it comes up");
+                Ok(port)
+            }
+            result => result.map(|()| port),
+        }
+    }
+
+    fn try_open(&mut self, settings: &LiveSettings) -> Result<(), CaptureError> {
+        let ring = Ring::open(&self.name, settings)?;
+        // Asking clears it: a leftover ENETDOWN says that the interface was down when it was bound.
+        let down = ring.take_error().is_some();
+        match self.group.join(&self.name, &ring) {
+            Ok(()) => {}
+            // Until Linux 6.13 only a running socket may join.
+            Err(_) if down => return Err(CaptureError::Down(self.name.clone())),
+            Err(source) => {
+                let (interface, what) = (self.name.clone(), "cannot share its frames between workers");
+                return Err(CaptureError::System { interface, what, source });
+            }
+        }
+        if down {
+            self.tell_down();
+        }
+        self.muted = Some(now());
+        self.ring = Some(ring);
+        if let Some(nic) = &mut self.nic {
+            nic.start(&self.name);
+        }
+        Ok(())
+    }
+
+    fn tell_down(&mut self) {
+        if !self.link_down {
+            self.link_down = true;
+            warn!(interface = self.name, "interface is down: waiting for it to come up");
+        }
+    }
+
+    fn unmute_when_complete(&mut self) {
+        let (Some(ring), Some(since)) = (&self.ring, self.muted) else { return };
+        if !self.group.is_complete(ring.interface_index()) && now().duration_since(since) < GATHER {
+            return;
+        }
+        match ring.unmute() {
+            Ok(()) => self.muted = None,
+            Err(error) => {
+                warn!(interface = self.name, %error, "the kernel refuses the filter: nothing is captured here");
+                // Tried again after the next gathering time.
+                self.muted = Some(now());
+            }
+        }
+    }
+
+    /// Once a second: is the interface still there, or there again?
+    fn look_after(&mut self, settings: &LiveSettings) {
+        self.add_drops();
+        self.unmute_when_complete();
+        if let Some(ring) = &self.ring {
+            if ring.is_bound() {
+                return;
+            }
+            warn!(interface = self.name, "interface is gone: looking for it every second");
+            self.group.leave(ring.interface_index());
+            self.ring = None;
+            if let Some(nic) = &mut self.nic {
+                nic.stop();
+            }
+        }
+        if self.try_open(settings).is_ok() {
+            self.unmute_when_complete();
+            self.link_down = false;
+            info!(interface = self.name, "interface is back");
+        }
+    }
+
+    fn add_drops(&mut self) {
+        if let Some(drops) = self.ring.as_ref().and_then(|ring| ring.take_drops().ok()) {
+            self.dropped += u64::from(drops.frames);
+            self.freezes += u64::from(drops.freezes);
+        }
+        if let Some(nic) = &mut self.nic {
+            nic.read(&self.name);
+        }
+    }
+
+    /// Hands over one block, if one is ready. Returns its frames.
+    fn take_block(&mut self, numbered: u64, take: &mut dyn FnMut(&[Frame<'_>])) -> Option<u64> {
+        let ring = self.ring.as_mut()?;
+        let block = ring.block()?;
+        let link = ring.link().link_type();
+        let mut batch = [EMPTY; BATCH];
+        let (mut used, mut count) = (0, 0);
+        for mut frame in Frames::of(block, self.id, link) {
+            count += 1;
+            frame.number = numbered + count;
+            if let Some(slot) = batch.get_mut(used) {
+                *slot = frame;
+                used += 1;
+            }
+            if used == BATCH {
+                take(&batch);
+                used = 0;
+            }
+        }
+        if let Some(rest @ [_, ..]) = batch.get(..used) {
+            take(rest);
+        }
+        ring.release();
+        if count > 0 && self.link_down {
+            self.link_down = false;
+            info!(interface = self.name, "interface is up again");
+        }
+        Some(count)
+    }
+}
+
+const EMPTY: Frame<'static> = Frame {
+    at: Timestamp::ZERO,
+    number: 0,
+    wire_len: 0,
+    interface: InterfaceId(0),
+    link: LinkType::Ethernet,
+    stripped_vlan: None,
+    data: &[],
+};
+
+struct RingSource {
+    settings: Arc<LiveSettings>,
+    ports: Vec<Port>,
+    received: u64,
+    checked: Instant,
+    sockets: Vec<libc::pollfd>,
+}
+
+impl RingSource {
+    /// One block of each interface that has one, so that a busy interface does not keep the others waiting.
+    fn take_blocks(&mut self, take: &mut dyn FnMut(&[Frame<'_>])) -> usize {
+        let before = self.received;
+        for port in &mut self.ports {
+            if let Some(count) = port.take_block(self.received, take) {
+                self.received += count;
+            }
+        }
+        usize::try_from(self.received - before).unwrap_or(usize::MAX)
+    }
+
+    fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+        self.sockets.clear();
+        let rings = self.ports.iter().filter_map(|port| port.ring.as_ref());
+        self.sockets.extend(rings.map(|ring| libc::pollfd {
+            fd: ring.as_raw_fd(),
+            events: libc::POLLIN | libc::POLLERR,
+            revents: 0,
+        }));
+        wait(&mut self.sockets, timeout)?;
+        if self.sockets.iter().any(|socket| socket.revents & libc::POLLERR != 0) {
+            for port in &mut self.ports {
+                // Taking the error lets the next wait wait; which one it was does not matter, the interface is
+                // looked after in any case.
+                if port.ring.as_ref().and_then(Ring::take_error).is_some() {
+                    port.tell_down();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn look_after(&mut self) {
+        let now = now();
+        let gathering = self.ports.iter().any(|port| port.muted.is_some());
+        if now.duration_since(self.checked) >= LOOK_AGAIN {
+            self.checked = now;
+            for port in &mut self.ports {
+                port.look_after(&self.settings);
+            }
+        } else if gathering {
+            for port in &mut self.ports {
+                port.unmute_when_complete();
+            }
+        }
+    }
+}
+
+impl Source for RingSource {
+    fn poll(&mut self, timeout: Duration, take: &mut dyn FnMut(&[Frame<'_>])) -> io::Result<usize> {
+        self.look_after();
+        let taken = self.take_blocks(take);
+        if taken > 0 {
+            return Ok(taken);
+        }
+        self.wait(timeout)?;
+        Ok(self.take_blocks(take))
+    }
+
+    fn finish(&mut self, take: &mut dyn FnMut(&[Frame<'_>])) -> io::Result<usize> {
+        for ring in self.ports.iter().filter_map(|port| port.ring.as_ref()) {
+            ring.mute()?;
+        }
+        // The kernel hands over a block that is not full after the block timeout, counted from its first frame:
+        // what stays away for longer than that does not exist.
+        let quiet = self.settings.block_timeout * 2 + Duration::from_millis(20);
+        let mut total = 0;
+        let mut last = now();
+        while now().duration_since(last) < quiet {
+            let taken = self.take_blocks(take);
+            if taken > 0 {
+                total += taken;
+                last = now();
+            } else {
+                self.wait(Duration::from_millis(10))?;
+            }
+        }
+        Ok(total)
+    }
+
+    fn counters(&mut self) -> CaptureCounters {
+        let mut sum =
+            CaptureCounters { received: self.received, dropped_kernel: Some(0), ..CaptureCounters::default() };
+        for port in &mut self.ports {
+            port.add_drops();
+            sum.dropped_kernel = sum.dropped_kernel.map(|dropped| dropped + port.dropped);
+            sum.ring_full += port.freezes;
+            sum.dropped_nic += port.nic.as_ref().map_or(0, |nic| nic.total);
+        }
+        sum
+    }
+}
+
+/// The frames of one block, in order.
+struct Frames<'a> {
+    block: &'a [u8],
+    left: u32,
+    header: usize,
+    interface: InterfaceId,
+    link: LinkType,
+}
+
+impl<'a> Frames<'a> {
+    fn of(block: &'a [u8], interface: InterfaceId, link: LinkType) -> Self {
+        let left = u32_at(block, 12).unwrap_or(0);
+        let header = u32_at(block, 16).unwrap_or(0) as usize;
+        Self { block, left, header, interface, link }
+    }
+}
+
+impl<'a> Iterator for Frames<'a> {
+    type Item = Frame<'a>;
+
+    fn next(&mut self) -> Option<Frame<'a>> {
+        self.left = self.left.checked_sub(1)?;
+        let header = self.block.get(self.header..)?;
+        let captured = u32_at(header, 12)? as usize;
+        let status = u32_at(header, 20)?;
+        let start = usize::from(u16_at(header, 24)?);
+        let data = header.get(start..start.checked_add(captured)?)?;
+        let stripped_vlan = match status & libc::TP_STATUS_VLAN_VALID {
+            0 => None,
+            _ => Some(VlanTag {
+                tpid: match status & libc::TP_STATUS_VLAN_TPID_VALID {
+                    0 => 0x8100,
+                    _ => u16_at(header, 36)?,
+                },
+                tci: u32_at(header, 32)? as u16,
+            }),
+        };
+        let tag = if stripped_vlan.is_some() { 4 } else { 0 };
+        let nanos = u64::from(u32_at(header, 4)?) * 1_000_000_000 + u64::from(u32_at(header, 8)?);
+        let wire_len = u32_at(header, 16)?.max(captured as u32).saturating_add(tag);
+        let at = Timestamp::from_nanos(nanos);
+        self.header += u32_at(header, 0)? as usize;
+        Some(Frame { at, number: 0, wire_len, interface: self.interface, link: self.link, stripped_vlan, data })
+    }
+}
+
+fn u32_at(octets: &[u8], at: usize) -> Option<u32> {
+    octets.get(at..)?.first_chunk().map(|word| u32::from_ne_bytes(*word))
+}
+
+fn u16_at(octets: &[u8], at: usize) -> Option<u16> {
+    octets.get(at..)?.first_chunk().map(|word| u16::from_ne_bytes(*word))
+}
+
+/// What the NIC lost, from `/sys/class/net/*/statistics` (the kernel's `Documentation/networking/statistics.rst`).
+#[derive(Default)]
+struct NicDrops {
+    total: u64,
+    last: Option<u64>,
+}
+
+impl NicDrops {
+    fn start(&mut self, interface: &str) {
+        self.last = counted(interface);
+    }
+
+    fn stop(&mut self) {
+        self.last = None;
+    }
+
+    fn read(&mut self, interface: &str) {
+        let Some(last) = self.last else { return };
+        if let Some(read) = counted(interface) {
+            // A driver that was loaded anew counts from zero again.
+            self.total += read.checked_sub(last).unwrap_or(read);
+            self.last = Some(read);
+        }
+    }
+}
+
+/// `rx_missed_errors` is the loss for want of buffers; older drivers call it `rx_fifo_errors`, some count the same loss
+/// in both, hence the greater. `rx_dropped` is by definition what is not in these.
+fn counted(interface: &str) -> Option<u64> {
+    let read = |name: &str| {
+        let path = format!("/sys/class/net/{interface}/statistics/{name}");
+        std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok()
+    };
+    let lost = read("rx_missed_errors")?.max(read("rx_fifo_errors").unwrap_or(0));
+    Some(lost + read("rx_dropped").unwrap_or(0))
+}
+
+/// Used by the fallback, which has no ring to ask.
+pub(super) fn link_layer(name: &str) -> Result<LinkLayer, CaptureError> {
+    let hardware_type = super::ring::hardware_type(name).map_err(|_| CaptureError::NoInterface(name.to_owned()))?;
+    LinkLayer::of(hardware_type).ok_or_else(|| CaptureError::HardwareType { interface: name.to_owned(), hardware_type })
+}

@@ -1,0 +1,183 @@
+//! Turns interfaces into one worker's [`Source`] by `pnet`'s channel: portable, two system calls a frame.
+//!
+//! What it cannot do, and the ring can: count what the kernel dropped; put back a VLAN tag that the kernel took out;
+//! filter in the kernel; share frames between workers; tell the two copies of a loopback frame apart; give the
+//! kernel's own time (frames carry the time at which they were read).
+
+use std::io;
+use std::time::{Duration, Instant, SystemTime};
+
+use pnet::datalink::{self, Channel, DataLinkReceiver, DataLinkSender};
+use tracing::{info, warn};
+
+use super::live::link_layer;
+use super::{BATCH, CaptureCounters, CaptureError, LinkLayer, LiveSettings, Source};
+use crate::time::Timestamp;
+use crate::wire::{Frame, InterfaceId};
+
+/// Opens the fallback on every interface. Filters and several workers are settings that it cannot follow, and refuses.
+pub fn open_pnet(settings: &LiveSettings) -> Result<Box<dyn Source>, CaptureError> {
+    let refuse = |text: &str| Err(CaptureError::Setting(text.to_owned()));
+    if !settings.filter.is_empty() {
+        return refuse("capture.filter needs capture.backend = \"ring\": pnet's channel has no filter");
+    }
+    if settings.workers > 1 {
+        return refuse("capture.workers above 1 needs capture.backend = \"ring\": pnet's channel feeds one worker");
+    }
+    let open = |(id, name): (usize, &String)| {
+        let interface = InterfaceId(id as u16);
+        let link = link_layer(name)?;
+        let port = Port { name: name.clone(), interface, link, channel: Some(channel(name, settings)?), tried: now() };
+        if name == "lo" {
+            warn!("pnet's channel sees every frame on the loopback twice; the ring sees it once");
+        }
+        Ok(port)
+    };
+    let ports = settings.interfaces.iter().enumerate().map(open).collect::<Result<Vec<_>, _>>()?;
+    let buffer = Vec::with_capacity(BATCH * settings.snap_length.min(2048) as usize);
+    Ok(Box::new(PnetSource { settings: settings.clone(), ports, received: 0, buffer, entries: Vec::new() }))
+}
+
+/// The largest frame the kernel hands over (BIG TCP aside, which it would cut and hide that it did).
+const READ_OCTETS: usize = 65_536 + 64;
+/// Pause between two looks at silent interfaces; `pnet` offers no common wait.
+const PAUSE: Duration = Duration::from_millis(1);
+
+struct Ends {
+    receiver: Box<dyn DataLinkReceiver>,
+    /// Unused, but closing it would close the receiver's socket on some systems.
+    _sender: Box<dyn DataLinkSender>,
+}
+
+struct Port {
+    name: String,
+    interface: InterfaceId,
+    link: LinkLayer,
+    channel: Option<Ends>,
+    tried: Instant,
+}
+
+struct PnetSource {
+    settings: LiveSettings,
+    ports: Vec<Port>,
+    received: u64,
+    buffer: Vec<u8>,
+    /// Time, octets on the wire and end in `buffer` of each frame of a batch.
+    entries: Vec<(Timestamp, u32, usize)>,
+}
+
+fn channel(name: &str, settings: &LiveSettings) -> Result<Ends, CaptureError> {
+    let interfaces = datalink::interfaces();
+    let interface = interfaces
+        .iter()
+        .find(|interface| interface.name == name)
+        .ok_or_else(|| CaptureError::NoInterface(name.to_owned()))?;
+    let config = datalink::Config {
+        read_buffer_size: READ_OCTETS,
+        read_timeout: Some(Duration::ZERO),
+        promiscuous: settings.promiscuous,
+        ..datalink::Config::default()
+    };
+    match datalink::channel(interface, config) {
+        Ok(Channel::Ethernet(sender, receiver)) => Ok(Ends { receiver, _sender: sender }),
+        Ok(_) => Err(CaptureError::Setting(format!("interface `{name}`: pnet offers no frames here"))),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(CaptureError::Permission),
+        Err(source) => {
+            Err(CaptureError::System { interface: name.to_owned(), what: "cannot open pnet's channel", source })
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "an edge: says how long to wait, never when a packet was")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+#[expect(clippy::disallowed_methods, reason = "an edge: pnet gives frames no time, so that of reading has to do")]
+fn clock() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::ZERO + since
+}
+
+impl PnetSource {
+    fn pass(&mut self, take: &mut dyn FnMut(&[Frame<'_>])) -> usize {
+        let mut total = 0;
+        let snap = self.settings.snap_length as usize;
+        for port in &mut self.ports {
+            let Some(channel) = &mut port.channel else {
+                if now().duration_since(port.tried) >= Duration::from_secs(1) {
+                    port.tried = now();
+                    if let Ok(channel) = channel(&port.name, &self.settings) {
+                        port.channel = Some(channel);
+                        info!(interface = port.name, "interface is back");
+                    }
+                }
+                continue;
+            };
+            self.buffer.clear();
+            self.entries.clear();
+            while self.entries.len() < BATCH {
+                match channel.receiver.next() {
+                    Ok(data) => {
+                        self.buffer.extend(data.iter().take(snap));
+                        self.entries.push((clock(), data.len() as u32, self.buffer.len()));
+                    }
+                    Err(error) if is_quiet(&error) => break,
+                    Err(error) => {
+                        warn!(interface = port.name, %error, "interface is gone or down: looking for it every second");
+                        port.channel = None;
+                        break;
+                    }
+                }
+            }
+            let empty = Frame {
+                at: Timestamp::ZERO,
+                number: 0,
+                wire_len: 0,
+                interface: port.interface,
+                link: port.link.link_type(),
+                stripped_vlan: None,
+                data: &[],
+            };
+            let mut batch = [empty; BATCH];
+            let mut start = 0;
+            for (slot, &(at, wire_len, end)) in batch.iter_mut().zip(&self.entries) {
+                self.received += 1;
+                let data = self.buffer.get(start..end).unwrap_or_default();
+                *slot = Frame { at, number: self.received, wire_len, data, ..empty };
+                start = end;
+            }
+            if let Some(frames @ [_, ..]) = batch.get(..self.entries.len()) {
+                take(frames);
+                total += frames.len();
+            }
+        }
+        total
+    }
+}
+
+fn is_quiet(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+impl Source for PnetSource {
+    fn poll(&mut self, timeout: Duration, take: &mut dyn FnMut(&[Frame<'_>])) -> io::Result<usize> {
+        let started = now();
+        loop {
+            let taken = self.pass(take);
+            if taken > 0 || now().duration_since(started) >= timeout {
+                return Ok(taken);
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    fn finish(&mut self, take: &mut dyn FnMut(&[Frame<'_>])) -> io::Result<usize> {
+        // Nothing can be kept from coming in: one pass more is what had arrived.
+        Ok(self.pass(take))
+    }
+
+    fn counters(&mut self) -> CaptureCounters {
+        CaptureCounters { received: self.received, dropped_kernel: None, ..CaptureCounters::default() }
+    }
+}
