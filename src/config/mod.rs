@@ -1,15 +1,21 @@
 //! Turns `linewarden.toml` and the folder of approvals into each room's own settings. Unknown keys are refused;
 //! every error names file, line, column, the offending text and what to write instead.
 
+mod approvals;
+mod reader;
+mod settings;
+
+pub use approvals::Approvals;
+pub use settings::{APPROVAL_FOLDERS, no_approvals};
+
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+use self::reader::{Document, Section, into_result, read};
 use crate::audit::OtherRecords;
 use crate::detect::Confidence;
-use crate::policy::Approval;
 
 /// Everything in `linewarden.toml`; `config/linewarden.toml` shows each key with its default and unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,32 +103,192 @@ pub struct RecordsConfig {
     pub queue: usize,
 }
 
-/// The approvals of a folder, checked.
-#[derive(Clone, Debug)]
-pub struct Approvals {
-    /// In order of file name, then of position.
-    pub list: Vec<Approval>,
-    /// SHA-256 over them, lower-case hexadecimal.
-    pub revision: Arc<str>,
-    /// Things that are valid but probably not meant, each with its place.
-    pub warnings: Vec<String>,
-}
-
 /// Everything wrong with a configuration, ready to print.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(pub String);
 
 impl Config {
-    /// Reads and checks a file.
+    /// Reads and checks a file; the error names everything that is wrong with it.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        Err(ConfigError(format!("{}: not yet", path.display())))
+        let text = read(path)?;
+        let document = Document::new(path.display().to_string(), &text);
+        let table = document.parse();
+        let mut config = Self::default();
+        config.take(&document.top(&table));
+        drop(table);
+        into_result(document.problems())?;
+        Ok(config)
+    }
+
+    fn take(&mut self, top: &Section<'_, '_>) {
+        set(&mut self.sensor, top.value("sensor").and_then(|value| value.string()).map(str::to_owned));
+        if let Some(section) = top.section("capture") {
+            self.capture.take(&section);
+        }
+        if let Some(section) = top.section("flow") {
+            self.flow.take(&section);
+        }
+        if let Some(section) = top.section("policy") {
+            self.policy.take(&section);
+        }
+        if let Some(section) = top.section("records") {
+            self.records.take(&section);
+        }
+        top.finish();
     }
 }
 
-impl Approvals {
-    /// Reads and checks every `*.toml` of a folder; a missing folder is an error, an empty one is not.
-    pub fn load(dir: &Path) -> Result<Self, ConfigError> {
-        Err(ConfigError(format!("{}: not yet", dir.display())))
+/// Octets of a frame's headers in the ring, and its share of the block's.
+const RING_HEADROOM: usize = 256;
+
+impl CaptureConfig {
+    fn take(&mut self, section: &Section<'_, '_>) {
+        let value = |key| section.value(key);
+        if let Some(list) = value("interfaces") {
+            let names = list.list(|name| Some((name.text()?.to_owned(), name.place())));
+            let names: Option<Vec<_>> = names.map(|names| names.into_iter().map(|(name, _)| name).collect());
+            if names.as_ref().is_some_and(|names| has_repetition(names)) {
+                list.wrong(&"name each interface once");
+            }
+            set(&mut self.interfaces, names);
+        }
+        let backends = [("ring", Backend::Ring), ("pnet", Backend::Pnet)];
+        set(&mut self.backend, value("backend").and_then(|value| value.choice(&backends)));
+        set(&mut self.workers, value("workers").and_then(|value| value.integer("", 0..=256)).map(|n| n as usize));
+        if let Some(list) = value("cores") {
+            let cores = list.list(|core| core.integer("", 0..=1023).map(|core| core as usize));
+            set(&mut self.cores, cores);
+        }
+        let snap_length = value("snap_length");
+        set(
+            &mut self.snap_length,
+            snap_length.and_then(|value| value.integer(" of octets", 64..=65_535)).map(|n| n as u32),
+        );
+        set(&mut self.promiscuous, value("promiscuous").and_then(|value| value.boolean()));
+        let block = value("block_octets");
+        if let Some(octets) = block.as_ref().and_then(|block| block.octets(64 << 10..=128 << 20)) {
+            if !octets.is_power_of_two() {
+                block.iter().for_each(|block| block.wrong(&"write a power of two from \"64KiB\" to \"128MiB\""));
+            } else if octets < self.snap_length as usize + RING_HEADROOM {
+                block.iter().for_each(|block| block.wrong(&"write more than capture.snap_length and 256 octets"));
+            }
+            self.block_octets = octets;
+        }
+        let ring = value("ring_octets");
+        set(&mut self.ring_octets, ring.as_ref().and_then(|ring| ring.octets(128 << 10..=(4 << 30) - 1)));
+        if self.ring_octets < 2 * self.block_octets {
+            let wrong = ring.as_ref().or(block.as_ref());
+            wrong
+                .iter()
+                .for_each(|value| value.wrong(&"capture.ring_octets must hold two blocks of capture.block_octets"));
+        }
+        let timeouts = Duration::from_millis(1)..=Duration::from_secs(10);
+        set(&mut self.block_timeout, value("block_timeout").and_then(|value| value.duration(timeouts)));
+        set(&mut self.filter, value("filter").and_then(|value| value.string()).map(str::to_owned));
+        section.finish();
     }
+}
+
+impl FlowConfig {
+    fn take(&mut self, section: &Section<'_, '_>) {
+        let value = |key| section.value(key);
+        let timeouts = || Duration::from_secs(1)..=Duration::from_hours(7 * 24);
+        set(&mut self.idle_timeout, value("idle_timeout").and_then(|value| value.duration(timeouts())));
+        set(&mut self.active_timeout, value("active_timeout").and_then(|value| value.duration(timeouts())));
+        set(&mut self.memory_octets, value("memory_octets").and_then(|value| value.octets(1 << 20..=1 << 40)));
+        set(&mut self.vlan_in_key, value("vlan_in_key").and_then(|value| value.boolean()));
+        set(&mut self.home_nets, value("home_nets").and_then(|list| list.list(approvals::network)));
+        section.finish();
+    }
+}
+
+impl PolicyConfig {
+    fn take(&mut self, section: &Section<'_, '_>) {
+        if let Some(folder) = section.value("approvals").and_then(|value| value.text()) {
+            self.approvals = Some(folder.into());
+        }
+        let levels = Confidence::ALL.map(|confidence| (confidence.name(), confidence));
+        set(&mut self.min_confidence, section.value("min_confidence").and_then(|value| value.choice(&levels)));
+        section.finish();
+    }
+}
+
+impl RecordsConfig {
+    fn take(&mut self, section: &Section<'_, '_>) {
+        if let Some(folder) = section.value("dir").and_then(|value| value.text()) {
+            self.dir = Some(folder.into());
+        }
+        let intervals = Duration::ZERO..=Duration::from_hours(24);
+        set(&mut self.update_interval, section.value("update_interval").and_then(|value| value.duration(intervals)));
+        let others = [("all", OtherRecords::All), ("end", OtherRecords::End), ("none", OtherRecords::None)];
+        set(&mut self.other, section.value("other").and_then(|value| value.choice(&others)));
+        let queue = section.value("queue").and_then(|value| value.integer(" of records", 1..=16 << 20));
+        set(&mut self.queue, queue.map(|records| records as usize));
+        section.finish();
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            sensor: String::new(),
+            capture: CaptureConfig::default(),
+            flow: FlowConfig::default(),
+            policy: PolicyConfig::default(),
+            records: RecordsConfig::default(),
+        }
+    }
+}
+
+impl Default for CaptureConfig {
+    fn default() -> Self {
+        Self {
+            interfaces: Vec::new(),
+            backend: Backend::Ring,
+            workers: 0,
+            cores: Vec::new(),
+            snap_length: 256,
+            promiscuous: true,
+            ring_octets: 64 << 20,
+            block_octets: 1 << 20,
+            block_timeout: Duration::from_millis(50),
+            filter: String::new(),
+        }
+    }
+}
+
+impl Default for FlowConfig {
+    fn default() -> Self {
+        Self {
+            idle_timeout: Duration::from_mins(2),
+            active_timeout: Duration::from_mins(30),
+            memory_octets: 512 << 20,
+            vlan_in_key: true,
+            home_nets: Vec::new(),
+        }
+    }
+}
+
+impl Default for PolicyConfig {
+    fn default() -> Self {
+        Self { approvals: None, min_confidence: Confidence::Likely }
+    }
+}
+
+impl Default for RecordsConfig {
+    fn default() -> Self {
+        Self { dir: None, update_interval: Duration::from_mins(5), other: OtherRecords::All, queue: 65_536 }
+    }
+}
+
+/// A setting that the file has takes the place of the default.
+fn set<T>(setting: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *setting = value;
+    }
+}
+
+fn has_repetition(names: &[String]) -> bool {
+    names.iter().enumerate().any(|(index, name)| names.iter().take(index).any(|earlier| earlier == name))
 }

@@ -35,6 +35,21 @@ pub enum Confidence {
     Certain,
 }
 
+impl Confidence {
+    /// All, ascending.
+    pub const ALL: [Self; 3] = [Self::Possible, Self::Likely, Self::Certain];
+
+    /// The name in records, settings and tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Possible => "possible",
+            Self::Likely => "likely",
+            Self::Certain => "certain",
+        }
+    }
+}
+
 /// A tunnel protocol that linewarden names in records.
 ///
 /// The order is that of preference at equal confidence: what carries the traffic

@@ -1,0 +1,266 @@
+//! Settings and approvals as people write them: the shipped files, everything that can be wrong, and what the error says.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
+
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+use linewarden::config::{Approvals, Config};
+use linewarden::policy::ApprovalKind;
+use linewarden::time::Timestamp;
+use proptest::prelude::*;
+
+fn shipped(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+fn load(text: &str) -> Result<Config, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.toml");
+    fs::write(&path, text).unwrap();
+    Config::load(&path).map_err(|error| error.0.replace(&format!("{}/", folder.path().display()), ""))
+}
+
+fn approvals(files: &[(&str, &str)]) -> Result<Approvals, String> {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    Approvals::load(folder.path()).map_err(|error| error.0.replace(&format!("{}/", folder.path().display()), ""))
+}
+
+const GOOD: &str = "id = \"a\"\nkind = \"vpn\"\nowner = \"o\"\nreference = \"r\"\nvalid_until = 2027-12-31\npeers = [\"198.51.100.7\"]\n";
+
+#[test]
+fn the_shipped_settings_are_the_defaults_and_show_every_key() {
+    let text = shipped("config/linewarden.toml");
+    assert_eq!(load(&text).unwrap(), Config::default());
+    // The commented keys are known too.
+    let all: String = text
+        .lines()
+        .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line).to_owned() + "\n")
+        .collect();
+    let config = load(&all).unwrap();
+    assert_eq!(config.policy.approvals.as_deref(), Some(Path::new("/etc/linewarden/approvals.d")));
+    assert_eq!(config.records.dir.as_deref(), Some(Path::new("/var/log/linewarden")));
+    // And there is no other: a nonsense key is answered with all that are known.
+    for section in ["capture", "flow", "policy", "records"] {
+        let error = load(&format!("[{section}]\nqqqqqqqqqqqqqqqq = 1\n")).unwrap_err();
+        let known = error.split("known here: ").nth(1).unwrap().lines().next().unwrap();
+        for key in known.split(", ") {
+            assert!(
+                all.lines().any(|line| line.starts_with(&format!("{key} ="))),
+                "{section}.{key} is not in config/linewarden.toml"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_shipped_example_holds_valid_approvals() {
+    let text = shipped("config/approvals.d/example.toml.disabled");
+    assert!(approvals(&[("example.toml.disabled", &text)]).unwrap().list.is_empty());
+    let approvals = approvals(&[("example.toml", &text)]).unwrap();
+    assert_eq!(approvals.list.len(), 2);
+    assert!(approvals.warnings.is_empty(), "{:?}", approvals.warnings);
+    assert_eq!(approvals.list[1].kind, ApprovalKind::LeasedLine);
+    assert_eq!(approvals.list[0].valid_until.to_string(), "2027-07-01T00:00:00.000000000Z");
+}
+
+#[test]
+fn wrong_settings_are_named_with_place_text_and_remedy() {
+    let cases = [
+        (
+            "[capture]\nsnap_length = \"256\"",
+            "t.toml:2:15: capture.snap_length is \"256\": write a whole number of octets from 64 to 65535, without quotes\n    2 | snap_length = \"256\"\n      |               ^^^^^",
+        ),
+        (
+            "[capture]\nsnap_lenght = 256",
+            "t.toml:2:1: capture.snap_lenght is not a known key: did you mean `snap_length`?",
+        ),
+        ("[captures]\n", "t.toml:1:2: captures is not a known key: did you mean `capture`?"),
+        ("capture = 1", "t.toml:1:11: capture is 1: write a section `[capture]`"),
+        (
+            "[capture]\nbackend = \"rings\"",
+            "capture.backend is \"rings\": write \"ring\" or \"pnet\"; did you mean \"ring\"?",
+        ),
+        ("[capture]\ninterfaces = [\"a\", \"a\"]", "name each interface once"),
+        ("[capture]\ninterfaces = \"a\"", "capture.interfaces is \"a\": write a list"),
+        ("[capture]\nworkers = -1", "capture.workers is -1: write a whole number from 0 to 256"),
+        ("[capture]\npromiscuous = 1", "write true or false"),
+        ("[capture]\nring_octets = \"64MB\"", "write a size in quotes from \"128KiB\""),
+        ("[capture]\nring_octets = \"1MiB\"", "must hold two blocks"),
+        ("[capture]\nblock_octets = \"3MiB\"", "write a power of two"),
+        ("[capture]\nblock_timeout = \"1us\"", "write a duration in quotes from \"1ms\" to \"10s\""),
+        ("[flow]\nidle_timeout = 120", "flow.idle_timeout is 120: write a duration in quotes from \"1s\" to \"7d\""),
+        (
+            "[flow]\nhome_nets = [\"10.0.0.1/8\"]",
+            "t.toml:2:14: flow.home_nets is \"10.0.0.1/8\": it has bits set behind its prefix: write \"10.0.0.0/8\"",
+        ),
+        ("[policy]\nmin_confidence = \"sure\"", "write \"possible\", \"likely\" or \"certain\""),
+        ("[records]\nother = \"ends\"", "did you mean \"end\"?"),
+        ("[records]\nqueue = 0", "write a whole number of records from 1"),
+        ("[records\n", "t.toml:1:"),
+        ("sensor = 1\n[flow]\nidle = 1\n", "flow.idle is not a known key"),
+    ];
+    for (text, expected) in cases {
+        let error = load(text).expect_err(text);
+        assert!(error.contains(expected), "{text}\n  expected {expected}\n  found    {error}");
+    }
+    let all = load("sensor = 1\n[capture]\nworkers = true\n[flow]\nidle = 1\n").unwrap_err();
+    assert_eq!(all.lines().filter(|line| line.starts_with("t.toml:")).count(), 3, "all at once: {all}");
+}
+
+#[test]
+fn unreadable_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = Config::load(&folder.path().join("none.toml")).unwrap_err().0;
+    assert!(missing.contains("none.toml: cannot be read: No such file"), "{missing}");
+    assert!(Config::load(folder.path()).unwrap_err().0.contains("not a file"));
+    let path = folder.path().join("latin1.toml");
+    fs::write(&path, b"sensor = \"a\"\n# caf\xe9\n").unwrap();
+    assert!(Config::load(&path).unwrap_err().0.contains("line 2 is not UTF-8"));
+}
+
+#[test]
+fn wrong_approvals_are_named_with_place_text_and_remedy() {
+    let with = |line: &str| format!("{GOOD}{line}\n");
+    let without = |key: &str| {
+        GOOD.lines().filter(|line| !line.starts_with(key)).fold(String::new(), |all, line| all + line + "\n")
+    };
+    let changed = |key: &str, line: &str| without(key) + line + "\n";
+    let cases = [
+        (without("id"), "t.toml:1:1: id is missing: write `id ="),
+        (without("kind"), "kind is missing"),
+        (without("owner"), "owner is missing"),
+        (without("reference"), "reference is missing"),
+        (without("valid_until"), "valid_until is missing: write `valid_until = 2027-12-31`"),
+        (without("peers"), "peers is missing: write the networks"),
+        (changed("owner", "owner = \"  \""), "write a text that is not empty"),
+        (changed("kind", "kind = \"leased_line\""), "did you mean \"leased-line\"?"),
+        (changed("peers", "peers = []"), "write the networks"),
+        (
+            changed("peers", "peers = [\"198.51.100.7/24\"]"),
+            "t.toml:6:10: peers is \"198.51.100.7/24\": it has bits set behind its prefix: write \"198.51.100.0/24\"",
+        ),
+        (changed("peers", "peers = [\"::ffff:198.51.100.7\"]"), "write it as IPv4"),
+        (changed("peers", "peers = [7]"), "write a network in quotes"),
+        (changed("peers", "peers = [\"example.net\"]"), "or an address"),
+        (changed("valid_until", "valid_until = 2027-02-30"), "t.toml:"),
+        (changed("valid_until", "valid_until = 2027-12-31T12:00:00"), "whose clock?"),
+        (changed("valid_until", "valid_until = \"soon\""), "write a date such as 2027-12-31"),
+        (changed("valid_until", "valid_until = 1960-01-01"), "from 1970 on"),
+        (with("valid_from = 2028-01-01"), "write a time before valid_until"),
+        (with("ports = [0]"), "write a port from 1 to 65535"),
+        (with("ports = [\"9-8\"]"), "write a port from 1 to 65535"),
+        (with("ip_protocols = [\"udpp\"]"), "write a number from 0 to 255, or one of icmp"),
+        (with("tunnels = [\"wiregard\"]"), "did you mean \"wireguard\"?"),
+        (with("path = { vlan = 4095 }"), "path.vlan is 4095: write a whole number from 1 to 4094"),
+        (with("path = { mpls_labl = 1 }"), "path.mpls_labl is not a known key: did you mean `mpls_label`?"),
+        (with("valid_untill = 2027-01-01"), "did you mean `valid_until`?"),
+        (
+            format!("[[approval]]\n{GOOD}[[approval]]\n{GOOD}"),
+            "t.toml:9:6: id is \"a\": this id is taken at t.toml:1:1",
+        ),
+        (format!("approval = 1\n{GOOD}"), "write `[[approval]]`"),
+    ];
+    for (text, expected) in cases {
+        let error = approvals(&[("t.toml", &text)]).expect_err(&text);
+        assert!(error.contains(expected), "{text}\n  expected {expected}\n  found    {error}");
+    }
+    let both = approvals(&[("a.toml", GOOD), ("b.toml", GOOD)]).unwrap_err();
+    assert!(both.contains("b.toml:1:6: id is \"a\": this id is taken at a.toml:1:1"), "{both}");
+    let missing = Approvals::load(Path::new("/nonexistent/approvals.d")).unwrap_err().0;
+    assert!(missing.contains("/nonexistent/approvals.d: the folder of approvals cannot be read"), "{missing}");
+}
+
+#[test]
+fn dates_are_whole_days_and_times_have_offsets() {
+    let until = |text: &str| {
+        let text = GOOD.replace("2027-12-31", text);
+        approvals(&[("t.toml", &text)]).unwrap().list[0].valid_until.to_string()
+    };
+    assert_eq!(until("2027-12-31"), "2028-01-01T00:00:00.000000000Z");
+    assert_eq!(until("\"2027-12-31\""), "2028-01-01T00:00:00.000000000Z");
+    assert_eq!(until("2027-12-31T12:00:00Z"), "2027-12-31T12:00:00.000000000Z");
+    assert_eq!(until("2027-12-31T12:00:00.5+02:00"), "2027-12-31T10:00:00.500000000Z");
+    let never = GOOD.replace("2027-12-31", "9999-12-31");
+    assert_eq!(approvals(&[("t.toml", &never)]).unwrap().list[0].valid_until, Timestamp::MAX);
+}
+
+#[test]
+fn the_revision_changes_with_the_meaning_only() {
+    let other = GOOD.replace("\"a\"", "\"b\"");
+    let revision = |files: &[(&str, &str)]| approvals(files).unwrap().revision;
+    let one = revision(&[("1.toml", GOOD), ("2.toml", &other)]);
+    assert_eq!(one.len(), 64);
+    assert_eq!(one, revision(&[("x.toml", &format!("# moved\n[[approval]]\n{other}[[approval]]\n{GOOD}"))]));
+    assert_ne!(one, revision(&[("1.toml", GOOD)]));
+    for (from, to) in [("\"o\"", "\"p\""), ("2027", "2028"), ("100.7", "100.8"), ("vpn", "leased-line")] {
+        assert_ne!(one, revision(&[("1.toml", &GOOD.replace(from, to)), ("2.toml", &other)]), "{to}");
+    }
+    assert_eq!(Approvals::empty().revision, revision(&[]));
+    assert_eq!(&*revision(&[]), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+}
+
+#[test]
+fn what_is_valid_but_hardly_meant_is_warned_of() {
+    let warnings = |text: &str| approvals(&[("t.toml", text)]).unwrap().warnings.join("\n");
+    assert!(warnings(&GOOD.replace("198.51.100.7", "0.0.0.0/0")).contains("a large part of the Internet"));
+    assert!(warnings(&GOOD.replace("vpn", "leased-line")).contains("without path"));
+    assert!(warnings(&format!("{GOOD}ports = [1]\ntunnels = [\"gre\"]\n")).contains("have no ports"));
+    assert!(warnings("# nothing\n").contains("no approval in it"));
+    let dated = approvals(&[("t.toml", GOOD)]).unwrap();
+    assert!(dated.warnings_at(Timestamp::from_secs(1)).is_empty());
+    assert!(dated.warnings_at(Timestamp::MAX)[0].contains("t.toml:1:1: approval \"a\" ended at 2028-01-01"));
+}
+
+#[test]
+fn a_hundred_thousand_prefixes() {
+    let mut text = String::new();
+    for file in 0..100_000_u32 {
+        let [_, a, b, c] = (file * 16).to_be_bytes();
+        writeln!(text, "[[approval]]\nid = \"p{file}\"\nkind = \"vpn\"\nowner = \"o\"\nreference = \"r\"\nvalid_until = 2027-12-31\npeers = [\"10.{a}.{b}.{c}/28\"]").unwrap();
+    }
+    let approvals = approvals(&[("many.toml", &text)]).unwrap();
+    assert_eq!(approvals.list.len(), 100_000);
+    let policy = Config::default().policy("sensor".into(), approvals);
+    assert_eq!(policy.prefixes(), 100_000);
+}
+
+#[test]
+fn endless_mistakes_are_cut_off() {
+    let text: String = (0..50_000).fold(String::new(), |mut text, key| {
+        writeln!(text, "k{key} = 1").unwrap();
+        text
+    });
+    let error = load(&text).unwrap_err();
+    assert!(error.ends_with("and 49900 more"), "{}", error.lines().last().unwrap());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_text_panics(text in "\\PC{0,200}") {
+        let _ = load(&text);
+        let _ = approvals(&[("t.toml", &text)]);
+    }
+
+    #[test]
+    fn no_change_of_a_valid_file_panics(at in any::<prop::sample::Index>(), octet in any::<u8>(), cut in any::<bool>()) {
+        for good in [shipped("config/linewarden.toml"), shipped("config/approvals.d/example.toml.disabled")] {
+            let mut octets = good.into_bytes();
+            let at = at.index(octets.len());
+            octets[at] = octet;
+            if cut {
+                octets.truncate(at);
+            }
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("t.toml");
+            fs::write(&path, octets).unwrap();
+            let _ = Config::load(&path);
+            let _ = Approvals::load(folder.path());
+        }
+    }
+}
