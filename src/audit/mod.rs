@@ -1,8 +1,11 @@
 //! The whole core behind two calls: [`Auditor::observe`] turns frames into records, [`Auditor::expire`] ends what is over.
 
 mod case;
+mod counters;
 mod describe;
 mod inspection;
+
+pub use counters::{Counters, Tally, tunnel_index};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +15,12 @@ use self::describe::{describe, flow_id, subject};
 use self::inspection::{Detectors, Inspected, inspect, wanted};
 use crate::detect::{Carrier, Detection, Findings, Segment};
 use crate::flow::{
-    Datagram, EndReason, Flow, FlowIndex, FlowKey, FlowSettings, FlowTable, Fragments, LINGER, Opener, Orphan, Rank,
-    Sender,
+    Datagram, EndReason, Flow, FlowIndex, FlowKey, FlowSettings, FlowTable, Fragments, LINGER, Opener, Orphan, Sender,
 };
 use crate::policy::{Label, Policy, Reason, Verdict};
 use crate::record::{Kind, Record};
 use crate::time::Timestamp;
-use crate::wire::{FragmentPosition, Frame, InterfaceId, ParseError, ParsedPacket, TcpFlags, Transport, parse};
+use crate::wire::{FragmentPosition, Frame, InterfaceId, ParsedPacket, TcpFlags, Transport, parse};
 
 /// Settings of the core, one set for all workers.
 #[derive(Clone, Debug)]
@@ -50,37 +52,6 @@ pub enum OtherRecords {
     End,
     /// None.
     None,
-}
-
-/// What went in and what became of it: `packets` = `classified` + the sum of `undecodable`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Frames given to `observe`.
-    pub packets: u64,
-    /// Their octets on the wire.
-    pub octets: u64,
-    /// Frames that belong to a flow.
-    pub classified: u64,
-    /// Octets on the wire of these.
-    pub classified_octets: u64,
-    /// Frames that could not be read, by [`ParseError`] as index.
-    pub undecodable: [u64; ParseError::ALL.len()],
-    /// Octets on the wire of these.
-    pub undecodable_octets: u64,
-    /// Flows opened.
-    pub flows: u64,
-    /// Flows in the table now.
-    pub flows_open: u64,
-    /// Flows evicted to keep the memory bound, by [`Rank`] as index.
-    pub evicted: [u64; Rank::ALL.len()],
-    /// Packets of ended flows whose `end` record the settings left out.
-    pub unrecorded: u64,
-    /// Octets on the wire of these.
-    pub unrecorded_octets: u64,
-    /// Memory held for flows, octets.
-    pub table_octets: u64,
-    /// Calls of detectors.
-    pub inspections: u64,
 }
 
 /// Frames are parsed, hashed and looked up in batches of this many, so that their cache misses overlap.
@@ -494,6 +465,11 @@ impl Auditor {
     /// Takes a flow out of the table and writes its last record.
     fn end(&mut self, index: FlowIndex, reason: EndReason, emit: &mut impl FnMut(Record)) -> Option<Flow<Case>> {
         let flow = self.table.remove(index)?;
+        let (packets, octets) = (flow.packets.iter().sum(), flow.octets.iter().sum());
+        let verdict = flow.tenant.file.as_ref().map(|file| &file.verdict);
+        let label = verdict.map_or(Label::Other, |verdict| verdict.label);
+        let tunnel = verdict.and_then(|verdict| verdict.tunnel);
+        self.counters.end(tunnel, label, &Tally { flows: 1, packets, octets });
         let at = match reason {
             EndReason::IdleTimeout => flow.last + self.settings.flow.idle_timeout,
             EndReason::EndOfFlow => flow.last + LINGER,
@@ -502,8 +478,8 @@ impl Auditor {
         if self.is_recorded(&flow, Kind::End) {
             emit(describe(&self.settings, &self.policy, &flow, Kind::End, at, Some(reason)));
         } else {
-            self.counters.unrecorded += flow.packets.iter().sum::<u64>();
-            self.counters.unrecorded_octets += flow.octets.iter().sum::<u64>();
+            self.counters.unrecorded += packets;
+            self.counters.unrecorded_octets += octets;
         }
         Some(flow)
     }

@@ -224,8 +224,9 @@ impl CaptureFile {
         (self.consumed.get(), self.size)
     }
 
-    /// Hands over the next frames; false at the end of the file. Frames before an error are handed over first.
-    pub fn next_batch(&mut self, take: &mut dyn FnMut(&[Frame<'_>])) -> Result<bool, FileError> {
+    /// Hands over the next frames, with the names of the interfaces known by then; false at the end of the file.
+    /// Frames before an error are handed over first.
+    pub fn next_batch(&mut self, take: &mut dyn FnMut(&[Frame<'_>], &[Arc<str>])) -> Result<bool, FileError> {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
@@ -260,7 +261,7 @@ impl CaptureFile {
                 data: self.arena.get(pending.start..pending.end).unwrap_or_default(),
             })
             .collect();
-        take(&frames);
+        take(&frames, &self.sections.names);
         Ok(true)
     }
 
@@ -513,7 +514,7 @@ mod tests {
             Err(error) => return (frames, Some(error), 0, Vec::new()),
         };
         loop {
-            let more = capture.next_batch(&mut |batch| {
+            let more = capture.next_batch(&mut |batch, _| {
                 frames.extend(batch.iter().map(|frame| {
                     (frame.at.as_nanos(), frame.wire_len, frame.interface.0, frame.link, frame.data.to_vec())
                 }));

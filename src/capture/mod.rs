@@ -9,17 +9,22 @@
 //! | `file` | pcap and pcapng into frames |
 //! | `interfaces` | the system into a list of what can be captured |
 //! | `worker` | a source into records, on a thread of its own |
+//! | `summary` | the workers' counts into one |
 
 mod bpf;
 pub mod file;
 mod live;
 mod pnet_channel;
 mod ring;
+mod summary;
+mod worker;
 
 pub use bpf::{FilterError, Instruction, fanout, parse_filter};
 pub use live::open_rings;
 pub use pnet_channel::open_pnet;
-pub use ring::allowed_cores;
+pub use ring::{allowed_cores, pin};
+pub use summary::{Summary, Total, TunnelTotal};
+pub use worker::{Command, Outbox, Report, Status, Worker, WorkerError};
 
 use std::time::Duration;
 
@@ -146,6 +151,18 @@ pub struct CaptureCounters {
     /// Frames that the NIC says it missed since the start (`rx_missed_errors`, `rx_dropped`… of sysfs). Counted by the
     /// first worker alone, so that the sum over workers is right.
     pub dropped_nic: u64,
+}
+
+impl CaptureCounters {
+    /// Adds those of another worker.
+    pub fn add(&mut self, other: &Self) {
+        self.received += other.received;
+        self.ring_full += other.ring_full;
+        self.dropped_nic += other.dropped_nic;
+        if let Some(dropped) = other.dropped_kernel {
+            *self.dropped_kernel.get_or_insert(0) += dropped;
+        }
+    }
 }
 
 /// Where a worker's frames come from: rings of one or several interfaces.

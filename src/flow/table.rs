@@ -31,6 +31,17 @@ pub enum Rank {
 impl Rank {
     /// All, cheapest first.
     pub const ALL: [Self; 4] = [Self::Plain, Self::Noted, Self::Evident, Self::Tunnel];
+
+    /// The name in summaries.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Noted => "noted",
+            Self::Evident => "evident",
+            Self::Tunnel => "tunnel",
+        }
+    }
 }
 
 /// What the table holds per flow for its user.

@@ -65,6 +65,18 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Approved,
+        Self::NoApproval,
+        Self::ApprovalExpired,
+        Self::NotYetValid,
+        Self::WrongPath,
+        Self::ProtocolNotApproved,
+        Self::LowConfidence,
+        Self::NotATunnel,
+    ];
+
     /// The string in records.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -77,6 +89,21 @@ impl Reason {
             Self::ProtocolNotApproved => "protocol_not_approved",
             Self::LowConfidence => "low_confidence",
             Self::NotATunnel => "not_a_tunnel",
+        }
+    }
+
+    /// The same in a sentence.
+    #[must_use]
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Approved => "an approval covers it",
+            Self::NoApproval => "no approval names either endpoint",
+            Self::ApprovalExpired => "the approval that names it had ended",
+            Self::NotYetValid => "the approval that names it had not begun",
+            Self::WrongPath => "approved, but not over this sensor, interface, VLAN or MPLS label",
+            Self::ProtocolNotApproved => "the endpoint is approved, but not for this tunnel, IP protocol or port",
+            Self::LowConfidence => "signs of a tunnel, too few to call it one at the policy's min_confidence",
+            Self::NotATunnel => "no sign of a tunnel, and not on an approved line's path",
         }
     }
 }

@@ -75,7 +75,7 @@ pub fn name(folder: &Path) -> &str {
 pub fn read(path: &Path) -> Vec<OwnedFrame> {
     let mut file = CaptureFile::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let mut frames = Vec::new();
-    while file.next_batch(&mut |batch| frames.extend(batch.iter().map(OwnedFrame::from))).unwrap() {}
+    while file.next_batch(&mut |batch, _| frames.extend(batch.iter().map(OwnedFrame::from))).unwrap() {}
     frames
 }
 

@@ -1,0 +1,104 @@
+//! What went into the core and what became of it.
+
+use crate::detect::Protocol;
+use crate::flow::Rank;
+use crate::policy::Label;
+use crate::wire::ParseError;
+
+/// Ended flows of one kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Flows.
+    pub flows: u64,
+    /// Packets in both directions.
+    pub packets: u64,
+    /// Octets on the wire of these.
+    pub octets: u64,
+}
+
+/// Counts since the start: `packets` = `classified` + the sum of `undecodable`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Frames given to `observe`.
+    pub packets: u64,
+    /// Their octets on the wire.
+    pub octets: u64,
+    /// Frames that belong to a flow.
+    pub classified: u64,
+    /// Octets on the wire of these.
+    pub classified_octets: u64,
+    /// Frames that could not be read, by [`ParseError`] as index.
+    pub undecodable: [u64; ParseError::ALL.len()],
+    /// Octets on the wire of these.
+    pub undecodable_octets: u64,
+    /// Flows opened.
+    pub flows: u64,
+    /// Flows in the table now.
+    pub flows_open: u64,
+    /// Flows ended, by tunnel protocol ([`tunnel_index`]) and [`Label`].
+    pub ended: [[Tally; Label::ALL.len()]; Protocol::ALL.len() + 1],
+    /// Flows evicted to keep the memory bound, by [`Rank`] as index.
+    pub evicted: [u64; Rank::ALL.len()],
+    /// Packets of ended flows whose `end` record the settings left out.
+    pub unrecorded: u64,
+    /// Octets on the wire of these.
+    pub unrecorded_octets: u64,
+    /// Memory held for flows, octets.
+    pub table_octets: u64,
+    /// Calls of detectors.
+    pub inspections: u64,
+}
+
+/// Where a tunnel protocol stands in [`Counters::ended`]; 0 is none.
+#[must_use]
+pub fn tunnel_index(tunnel: Option<Protocol>) -> usize {
+    tunnel.map_or(0, |tunnel| tunnel as usize + 1)
+}
+
+impl Tally {
+    /// Adds another.
+    pub fn add(&mut self, other: &Self) {
+        self.flows += other.flows;
+        self.packets += other.packets;
+        self.octets += other.octets;
+    }
+}
+
+impl Counters {
+    /// Notes an ended flow.
+    pub(super) fn end(&mut self, tunnel: Option<Protocol>, label: Label, tally: &Tally) {
+        let of_tunnel = self.ended.get_mut(tunnel_index(tunnel));
+        if let Some(total) = of_tunnel.and_then(|labels| labels.get_mut(label as usize)) {
+            total.add(tally);
+        }
+    }
+
+    /// Adds those of another worker.
+    pub fn add(&mut self, other: &Self) {
+        let sums = [
+            (&mut self.packets, other.packets),
+            (&mut self.octets, other.octets),
+            (&mut self.classified, other.classified),
+            (&mut self.classified_octets, other.classified_octets),
+            (&mut self.undecodable_octets, other.undecodable_octets),
+            (&mut self.flows, other.flows),
+            (&mut self.flows_open, other.flows_open),
+            (&mut self.unrecorded, other.unrecorded),
+            (&mut self.unrecorded_octets, other.unrecorded_octets),
+            (&mut self.table_octets, other.table_octets),
+            (&mut self.inspections, other.inspections),
+        ];
+        for (sum, more) in sums {
+            *sum += more;
+        }
+        for (sum, more) in self.undecodable.iter_mut().zip(other.undecodable) {
+            *sum += more;
+        }
+        for (sum, more) in self.evicted.iter_mut().zip(other.evicted) {
+            *sum += more;
+        }
+        for (sum, more) in self.ended.iter_mut().flatten().zip(other.ended.iter().flatten()) {
+            sum.add(more);
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Turns a source's frames into records, on a thread of its own that shares nothing with the other workers' packets.
+
+use std::any::Any;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::mpsc;
+use tracing::warn;
+
+use super::{CaptureCounters, Source, pin};
+use crate::audit::{Auditor, Counters};
+use crate::policy::Policy;
+use crate::record::Record;
+use crate::time::Timestamp;
+
+/// What a worker is told.
+#[derive(Debug)]
+pub enum Command {
+    /// Judge by these approvals from now on, open flows too.
+    SetPolicy(Arc<Policy>),
+    /// Take what had arrived, end every flow, and return.
+    Stop,
+}
+
+/// Why a worker ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The system refused to hand over frames.
+    #[error("frames cannot be read any more: {0}")]
+    Source(#[from] io::Error),
+    /// A defect of linewarden.
+    #[error("it panicked, which is a defect of linewarden: {0}")]
+    Panic(String),
+}
+
+/// A worker's counts at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Of the core.
+    pub counters: Counters,
+    /// Of the capture.
+    pub capture: CaptureCounters,
+    /// Records handed over.
+    pub records: u64,
+    /// Records that found the way out full.
+    pub records_lost: u64,
+}
+
+/// What others may see of a running worker.
+#[derive(Debug, Default)]
+pub struct Status {
+    turns: AtomicU64,
+    report: Mutex<Report>,
+}
+
+impl Status {
+    /// Turns of its loop: it hangs if this stands still for seconds.
+    #[must_use]
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
+    }
+
+    /// Its counts, at most a second old.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The way out of all workers: bounded, and a record that finds it full is lost and counted, so that no ring waits.
+#[derive(Clone, Debug)]
+pub struct Outbox {
+    records: mpsc::Sender<Record>,
+    /// Sequence number of the latest record, of all workers.
+    sequence: Arc<AtomicU64>,
+}
+
+impl Outbox {
+    /// Room for `queue` records.
+    #[must_use]
+    pub fn new(queue: usize) -> (Self, mpsc::Receiver<Record>) {
+        let (records, receiver) = mpsc::channel(queue.max(1));
+        (Self { records, sequence: Arc::default() }, receiver)
+    }
+
+    fn number(&self, mut record: Record) -> Record {
+        record.seq = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
+        record
+    }
+}
+
+/// A running worker.
+#[derive(Debug)]
+pub struct Worker {
+    /// What it counts.
+    pub status: Arc<Status>,
+    commands: Sender<Command>,
+    thread: JoinHandle<Result<(), WorkerError>>,
+}
+
+/// A quiet worker looks at its commands and the clock this often.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// Counts are published this often.
+const PUBLISH: Duration = Duration::from_millis(500);
+/// A quiet link's time lags this much behind the clock, so that no frame still on its way comes too late.
+const LAG: Duration = Duration::from_secs(2);
+
+impl Worker {
+    /// Starts a thread named `worker-ID`, pinned to `core` if one is given. `ended` is called on it when it ends.
+    pub fn spawn(
+        id: usize,
+        core: Option<usize>,
+        source: Box<dyn Source>,
+        auditor: Auditor,
+        outbox: Outbox,
+        ended: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Self> {
+        let status = Arc::<Status>::default();
+        let (commands, receiver) = channel();
+        let body = Body { source, auditor, outbox, commands: receiver, status: Arc::clone(&status), lost: 0, sent: 0 };
+        let run = move || {
+            if let Some(core) = core
+                && let Err(error) = pin(core)
+            {
+                warn!(worker = id, core, %error, "worker is not pinned to its core");
+            }
+            let result = catch_unwind(AssertUnwindSafe(|| body.run()));
+            ended();
+            result.unwrap_or_else(|panic| Err(WorkerError::Panic(message(panic.as_ref()))))
+        };
+        let thread = std::thread::Builder::new().name(format!("worker-{id}")).spawn(run)?;
+        Ok(Self { status, commands, thread })
+    }
+
+    /// Tells it something; nobody hears it once the worker has ended.
+    pub fn tell(&self, command: Command) {
+        let _ = self.commands.send(command);
+    }
+
+    /// Whether its thread is over.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Waits for its end.
+    pub fn join(self) -> (Report, Result<(), WorkerError>) {
+        let result = self.thread.join().unwrap_or_else(|panic| Err(WorkerError::Panic(message(panic.as_ref()))));
+        (self.status.report(), result)
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("no message").to_owned()
+}
+
+/// What the thread owns.
+struct Body {
+    source: Box<dyn Source>,
+    auditor: Auditor,
+    outbox: Outbox,
+    commands: Receiver<Command>,
+    status: Arc<Status>,
+    sent: u64,
+    lost: u64,
+}
+
+impl Body {
+    fn run(mut self) -> Result<(), WorkerError> {
+        let mut published = now();
+        let result = loop {
+            match self.commands.try_recv() {
+                Ok(Command::SetPolicy(policy)) => {
+                    let Self { auditor, outbox, sent, lost, .. } = &mut self;
+                    auditor.set_policy(policy, &mut |record| try_send(outbox, record, sent, lost));
+                }
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => break Ok(()),
+                Err(TryRecvError::Empty) => {}
+            }
+            match self.turn() {
+                Ok(()) => {}
+                Err(error) => break Err(error.into()),
+            }
+            self.status.turns.fetch_add(1, Ordering::Relaxed);
+            if now().duration_since(published) >= PUBLISH {
+                published = now();
+                self.publish();
+            }
+        };
+        self.finish();
+        result
+    }
+
+    fn turn(&mut self) -> io::Result<()> {
+        let Self { source, auditor, outbox, sent, lost, .. } = self;
+        let mut emit = |record| try_send(outbox, record, sent, lost);
+        let taken = source.poll(PATIENCE, &mut |frames| auditor.observe(frames, &mut emit))?;
+        if taken == 0 {
+            auditor.expire(clock(), &mut emit);
+        }
+        Ok(())
+    }
+
+    /// Nothing waits for this thread any more, so it may wait for room.
+    fn finish(&mut self) {
+        let Self { source, auditor, outbox, sent, lost, .. } = self;
+        let mut emit = |record| {
+            let sent_now = outbox.records.blocking_send(outbox.number(record)).is_ok();
+            *if sent_now { &mut *sent } else { &mut *lost } += 1;
+        };
+        if let Err(error) = source.finish(&mut |frames| auditor.observe(frames, &mut emit)) {
+            warn!(%error, "frames that had arrived cannot be read");
+        }
+        auditor.finish(&mut emit);
+        self.publish();
+    }
+
+    fn publish(&mut self) {
+        let report = Report {
+            counters: self.auditor.counters(),
+            capture: self.source.counters(),
+            records: self.sent,
+            records_lost: self.lost,
+        };
+        *self.status.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
+    }
+}
+
+fn try_send(outbox: &Outbox, record: Record, sent: &mut u64, lost: &mut u64) {
+    let sent_now = outbox.records.try_send(outbox.number(record)).is_ok();
+    *if sent_now { sent } else { lost } += 1;
+}
+
+#[expect(clippy::disallowed_methods, reason = "an edge: says when to publish counts, never when a packet was")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+#[expect(clippy::disallowed_methods, reason = "an edge: a silent link brings no time, and flows must end all the same")]
+fn clock() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::ZERO + since.saturating_sub(LAG)
+}
