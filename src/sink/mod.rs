@@ -1,1 +1,60 @@
-//! The sink room.
+//! Turns records into files and views: one file per output.
+//!
+//! | file | turns records into |
+//! |---|---|
+//! | `ndjson` | lines of JSON, on a disk that may be full for a while |
+//! | `table` | a table for people |
+//! | `live` | the tunnels that are open now |
+
+pub mod live;
+pub mod ndjson;
+pub mod table;
+
+#[cfg(test)]
+pub(crate) mod tests_support {
+    use crate::flow::EndReason;
+    use crate::policy::{Label, Reason};
+    use crate::record::{FlowDirection, Kind, Record, VERSION};
+    use crate::time::Timestamp;
+
+    /// A record of a flow that is nothing special.
+    pub fn record(seq: u64) -> Record {
+        Record {
+            version: VERSION,
+            seq,
+            kind: Kind::End,
+            time: Timestamp::from_secs(1_700_000_010),
+            sensor: "sensor".into(),
+            interface: "eth0".into(),
+            vlan: Vec::new(),
+            mpls_labels: Vec::new(),
+            flow_id: "0123456789abcdef".into(),
+            continues: None,
+            community_id: "1:aaaaaaaaaaaaaaaaaaaaaaaaaaa=".into(),
+            src_ip: "198.51.100.1".parse().unwrap(),
+            src_port: Some(40_000),
+            dst_ip: "198.51.100.2".parse().unwrap(),
+            dst_port: Some(53),
+            proto: 17,
+            direction: FlowDirection::Initiator,
+            originator_known: true,
+            fwd_packets: 1,
+            fwd_octets: 80,
+            rev_packets: 1,
+            rev_octets: 120,
+            start: Timestamp::from_secs(1_700_000_000),
+            end: Timestamp::from_secs(1_700_000_001),
+            end_reason: Some(EndReason::IdleTimeout),
+            verdict: Label::Other,
+            reason: Reason::NotATunnel,
+            tunnel: None,
+            confidence: None,
+            midstream: false,
+            evidence: Vec::new(),
+            spi: Vec::new(),
+            gre_key: Vec::new(),
+            approval: None,
+            policy_revision: "none".into(),
+        }
+    }
+}
