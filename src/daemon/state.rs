@@ -1,0 +1,210 @@
+//! Tells the state of the daemon: to the service manager, to its log, and in `summary.json`.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use sd_notify::NotifyState;
+use serde::Serialize;
+use tracing::{error, info, warn};
+
+use crate::capture::{Report, Summary, Worker};
+use crate::policy::{Label, Policy};
+use crate::record::VERSION;
+use crate::sink::live::{LiveFlow, LiveView};
+use crate::time::Timestamp;
+
+/// `summary.json` and a line of the log, this often.
+const TELL: Duration = Duration::from_secs(60);
+/// A worker whose loop stands still for this long hangs.
+const HANGS: Duration = Duration::from_secs(10);
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "an edge: the wall clock, for start, warnings and the summary's own time"
+)]
+/// The wall clock.
+pub fn clock() -> Timestamp {
+    Timestamp::ZERO + SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
+#[expect(clippy::disallowed_methods, reason = "an edge: how long a worker stands still, never when a packet was")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// What the daemon says of itself.
+pub(super) struct State {
+    pub policy: Arc<Policy>,
+    sensor: Arc<str>,
+    interfaces: String,
+    path: PathBuf,
+    live: Arc<LiveView>,
+    started: Timestamp,
+    told: Instant,
+    dropped: u64,
+    lost: u64,
+    unwritable: bool,
+}
+
+/// The file `summary.json`.
+#[derive(Serialize)]
+struct File<'a> {
+    version: u32,
+    sensor: &'a str,
+    interfaces: &'a str,
+    policy_revision: &'a str,
+    approvals: usize,
+    started: Timestamp,
+    written: Timestamp,
+    /// The daemon has stopped; the counts are final.
+    stopped: bool,
+    #[serde(flatten)]
+    summary: &'a Summary,
+    /// Tunnels and approved lines that are open now.
+    live: Vec<LiveFlow>,
+    /// Those that found the view full.
+    live_left_out: u64,
+}
+
+impl State {
+    pub(super) fn new(
+        sensor: Arc<str>,
+        interfaces: String,
+        path: PathBuf,
+        live: Arc<LiveView>,
+        policy: Arc<Policy>,
+    ) -> Self {
+        let (started, told) = (clock(), now());
+        Self { policy, sensor, interfaces, path, live, started, told, dropped: 0, lost: 0, unwritable: false }
+    }
+
+    /// Once a second: says losses at most once a minute, and the totals.
+    pub(super) fn tick(&mut self, workers: &[Worker]) {
+        if now().duration_since(self.told) < TELL {
+            return;
+        }
+        self.told = now();
+        let summary = totals(workers);
+        info!(
+            packets = summary.packets,
+            undecodable = summary.undecodable.values().sum::<u64>(),
+            flows = summary.flows,
+            open = summary.flows_open,
+            unapproved = self.live.count(Label::UnapprovedVpnTunnel),
+            authorized = self.live.count(Label::AuthorizedLeasedLine),
+            "totals"
+        );
+        let dropped = summary.dropped_kernel + summary.dropped_nic;
+        if dropped > self.dropped {
+            warn!(
+                packets = dropped - self.dropped,
+                kernel = summary.dropped_kernel,
+                nic = summary.dropped_nic,
+                "packets were lost before linewarden saw them: raise capture.ring_octets or capture.workers"
+            );
+            self.dropped = dropped;
+        }
+        if summary.records_lost > self.lost {
+            warn!(records = summary.records_lost - self.lost, "records were lost: the disk does not keep up");
+            self.lost = summary.records_lost;
+        }
+        self.write(&summary, false);
+    }
+
+    /// Writes `summary.json`, whole or not at all.
+    pub(super) fn write(&mut self, summary: &Summary, stopped: bool) {
+        let file = File {
+            version: VERSION,
+            sensor: &self.sensor,
+            interfaces: &self.interfaces,
+            policy_revision: self.policy.revision(),
+            approvals: self.policy.approvals().len(),
+            started: self.started,
+            written: clock(),
+            stopped,
+            summary,
+            live: self.live.flows(),
+            live_left_out: self.live.left_out(),
+        };
+        match write_whole(&self.path, &file) {
+            Ok(()) => self.unwritable = false,
+            Err(error) if !self.unwritable => {
+                self.unwritable = true;
+                warn!(path = %self.path.display(), %error, "the summary cannot be written");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+fn totals(workers: &[Worker]) -> Summary {
+    let reports: Vec<Report> = workers.iter().map(|worker| worker.status.report()).collect();
+    Summary::of(&reports)
+}
+
+fn write_whole(path: &Path, file: &File<'_>) -> std::io::Result<()> {
+    let beside = path.with_extension("json.new");
+    let mut to = std::fs::File::create(&beside)?;
+    serde_json::to_writer_pretty(&mut to, file)?;
+    to.write_all(b"\n")?;
+    std::fs::rename(beside, path)
+}
+
+/// Talks to the service manager, if there is one (sd_notify(3)).
+pub(super) struct Notifier {
+    /// Turns of each worker's loop, and since when they stand still.
+    seen: Vec<(u64, Instant)>,
+    hangs: bool,
+}
+
+impl Notifier {
+    pub(super) const fn new() -> Self {
+        Self { seen: Vec::new(), hangs: false }
+    }
+
+    pub(super) fn ready(&self) {
+        send(&[NotifyState::Ready, NotifyState::Status("capturing")]);
+    }
+
+    pub(super) fn stopping(&self) {
+        send(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
+    }
+
+    /// The watchdog hears of us only while every worker gets on.
+    pub(super) fn tick(&mut self, workers: &[Worker], state: &State) {
+        let now = now();
+        self.seen.resize(workers.len(), (u64::MAX, now));
+        for (worker, (turns, since)) in workers.iter().zip(&mut self.seen) {
+            if worker.status.turns() != *turns {
+                (*turns, *since) = (worker.status.turns(), now);
+            }
+        }
+        let standing = self.seen.iter().position(|(_, since)| now.duration_since(*since) >= HANGS);
+        if let Some(worker) = standing {
+            if !self.hangs {
+                error!(worker, "worker stands still: the service manager's watchdog is not answered any more");
+            }
+            self.hangs = true;
+            return;
+        }
+        self.hangs = false;
+        let totals = totals(workers);
+        let status = format!(
+            "{} packets, {} dropped, {} flows open, {} unapproved tunnels, {} authorized",
+            totals.packets,
+            totals.dropped_kernel + totals.dropped_nic,
+            totals.flows_open,
+            state.live.count(Label::UnapprovedVpnTunnel),
+            state.live.count(Label::AuthorizedLeasedLine)
+        );
+        send(&[NotifyState::Watchdog, NotifyState::Status(&status)]);
+    }
+}
+
+fn send(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        warn!(%error, "the service manager cannot be told");
+    }
+}
