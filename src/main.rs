@@ -1,3 +1,5 @@
-//! Arguments to command to exit code.
+//! Arguments in, exit code out.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    linewarden::cli::main(std::env::args_os())
+}

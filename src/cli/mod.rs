@@ -1,1 +1,164 @@
-//! The cli room.
+//! Turns arguments into a command, and its outcome into an exit code: one file per command.
+
+mod check_config;
+mod detectors;
+mod explain;
+mod interfaces;
+mod replay;
+mod run;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::capture::file::FileError;
+use crate::capture::{CaptureError, FilterError};
+use crate::config::{Config, ConfigError};
+use crate::daemon::DaemonError;
+
+/// Labels every flow on a link: approved leased line or VPN, unapproved tunnel, or neither.
+///
+/// Passive: it reads packets and writes records, and never sends or blocks anything.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 done; 1 failed while running; 2 findings (replay --fail-on unapproved); 64 usage; 65 bad data; 77 permission; 78 configuration."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Capture live and log verdicts until SIGTERM; SIGHUP reloads the approvals
+    Run(run::Options),
+    /// Label the flows of capture files: pcap and pcapng, also behind gzip
+    Replay(replay::Options),
+    /// Say why one flow of a capture file got its verdict
+    Explain(explain::Options),
+    /// Check configuration and approvals
+    CheckConfig(check_config::Options),
+    /// List what is recognised, and how
+    Detectors(detectors::Options),
+    /// List what can be captured here, and what is missing if not
+    Interfaces,
+}
+
+/// Where settings and approvals come from; the same for every command that judges.
+#[derive(Debug, Args)]
+struct Sources {
+    /// Settings; without it the built-in defaults, as config/linewarden.toml shows them
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Folder of approvals [default: the setting policy.approvals, else config/approvals.d, else
+    /// /etc/linewarden/approvals.d]
+    #[arg(long, value_name = "DIR")]
+    approvals: Option<PathBuf>,
+}
+
+impl Sources {
+    fn config(&self) -> Result<Config, ConfigError> {
+        let mut config = self.config.as_deref().map_or_else(|| Ok(Config::default()), Config::load)?;
+        if let Some(folder) = &self.approvals {
+            config.policy.approvals = Some(folder.clone());
+        }
+        Ok(config)
+    }
+}
+
+/// A command's outcome that is not success.
+#[derive(Debug)]
+struct Failure {
+    code: u8,
+    message: String,
+}
+
+const FAILED: u8 = 1;
+const FINDINGS: u8 = 2;
+const USAGE: u8 = 64;
+const BAD_DATA: u8 = 65;
+const PERMISSION: u8 = 77;
+const CONFIGURATION: u8 = 78;
+
+impl Failure {
+    fn new(code: u8, message: impl fmt::Display) -> Self {
+        Self { code, message: message.to_string() }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::new(CONFIGURATION, error)
+    }
+}
+
+impl From<FilterError> for Failure {
+    fn from(error: FilterError) -> Self {
+        Self::new(CONFIGURATION, format!("capture.filter: {error}"))
+    }
+}
+
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Self {
+        Self::new(BAD_DATA, error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    /// Only standard output is written without a path; a reader that has seen enough is no failure.
+    fn from(error: io::Error) -> Self {
+        let code = if error.kind() == io::ErrorKind::BrokenPipe { 0 } else { FAILED };
+        Self::new(code, format!("standard output cannot be written: {error}"))
+    }
+}
+
+impl From<DaemonError> for Failure {
+    fn from(error: DaemonError) -> Self {
+        let code = match &error {
+            DaemonError::Capture(CaptureError::Permission) => PERMISSION,
+            DaemonError::Capture(
+                CaptureError::NoInterface(_) | CaptureError::HardwareType { .. } | CaptureError::Setting(_),
+            )
+            | DaemonError::Config(_)
+            | DaemonError::Filter(_)
+            | DaemonError::NoDefaultRoute => CONFIGURATION,
+            _ => FAILED,
+        };
+        Self::new(code, error)
+    }
+}
+
+/// Runs a command line; what `main` returns.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let wanted = !error.use_stderr();
+            let _ = error.print();
+            return if wanted { ExitCode::SUCCESS } else { ExitCode::from(USAGE) };
+        }
+    };
+    let outcome = match arguments.command {
+        Command::Run(options) => run::run(&options),
+        Command::Replay(options) => replay::run(&options),
+        Command::Explain(options) => explain::run(&options),
+        Command::CheckConfig(options) => check_config::run(&options),
+        Command::Detectors(options) => detectors::run(&options),
+        Command::Interfaces => interfaces::run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { code, message }) => {
+            if code != 0 {
+                let _ = writeln!(io::stderr(), "{}{message}", if code == CONFIGURATION { "" } else { "linewarden: " });
+            }
+            ExitCode::from(code)
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! `linewarden check-config`: everything that is wrong with configuration and approvals, at once.
+
+use std::io::{self, Write};
+
+use clap::Args;
+
+use super::{CONFIGURATION, Failure, Sources};
+use crate::capture::parse_filter;
+use crate::config::no_approvals;
+use crate::daemon::clock;
+
+/// Arguments of the command.
+#[derive(Debug, Args)]
+pub struct Options {
+    #[command(flatten)]
+    sources: Sources,
+}
+
+pub(super) fn run(options: &Options) -> Result<(), Failure> {
+    let mut wrong = Vec::new();
+    let config = options.sources.config().map_err(|error| wrong.push(error.0)).unwrap_or_default();
+    if let Err(error) = parse_filter(&config.capture.filter) {
+        wrong.push(format!("capture.filter: {error}"));
+    }
+    // Where the settings themselves are wrong, the folder they name is not known either, unless it was given.
+    let loaded = if wrong.is_empty() || options.sources.approvals.is_some() {
+        let mut config = config.clone();
+        config.policy.approvals = options.sources.approvals.clone().or(config.policy.approvals);
+        config.load_approvals().map_err(|error| wrong.push(error.0)).ok()
+    } else {
+        None
+    };
+    if !wrong.is_empty() {
+        return Err(Failure::new(CONFIGURATION, wrong.join("\n")));
+    }
+    let mut out = io::stdout().lock();
+    let place =
+        options.sources.config.as_ref().map_or_else(|| "built-in defaults".into(), |path| path.display().to_string());
+    writeln!(out, "settings   {place}: ok")?;
+    if let Some((approvals, folder)) = loaded {
+        for warning in approvals.warnings.iter().chain(&approvals.warnings_at(clock())) {
+            writeln!(out, "warning    {warning}")?;
+        }
+        let count = approvals.list.len();
+        let policy = config.policy(config.sensor_name(), approvals);
+        match &folder {
+            Some(folder) if count > 0 => writeln!(
+                out,
+                "approvals  {}: ok, {count} with {} prefixes, revision {}",
+                folder.display(),
+                policy.prefixes(),
+                policy.revision()
+            )?,
+            folder => writeln!(out, "approvals  {}", no_approvals(folder.as_deref()))?,
+        }
+    }
+    Ok(())
+}

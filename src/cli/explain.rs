@@ -1,0 +1,313 @@
+//! `linewarden explain`: why one flow got its verdict.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use clap::Args;
+use ipnet::IpNet;
+
+use super::replay::{Judging, Lanes, replay};
+use super::{Failure, USAGE};
+use crate::audit::OtherRecords;
+use crate::detect::{Code, Detection, REGISTRY};
+use crate::flow::Direction;
+use crate::policy::{Approval, Candidate, Policy, Reason, Subject};
+use crate::record::{Kind, Record};
+use crate::sink::table::{endpoint, plain, protocol};
+
+/// Arguments of the command.
+#[derive(Debug, Args)]
+pub struct Options {
+    #[command(flatten)]
+    judging: Judging,
+    /// Capture files in the order of their time
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Which flow: its flow_id (or the first digits of it), its Community ID, an address, address:port, or two of these
+    /// joined by a comma
+    #[arg(long, value_name = "FLOW")]
+    flow: String,
+}
+
+/// Flows explained at once; more are only listed.
+const EXPLAINED: usize = 10;
+/// Flows kept at most.
+const KEPT: usize = 1000;
+
+pub(super) fn run(options: &Options) -> Result<(), Failure> {
+    let wanted = Selector::parse(&options.flow)?;
+    let (mut config, policy) = options.judging.load(true)?;
+    config.records.other = OtherRecords::All;
+    let histories = Mutex::new(BTreeMap::<(_, Arc<str>), Vec<Record>>::new());
+    let take = |record: Record| {
+        if wanted.matches(&record) {
+            let mut histories = histories.lock().unwrap_or_else(PoisonError::into_inner);
+            let key = (record.start, Arc::clone(&record.flow_id));
+            if histories.len() < KEPT || histories.contains_key(&key) {
+                histories.entry(key).or_default().push(record);
+            }
+        }
+    };
+    let interface = options.judging.interface.as_deref();
+    let lanes = Lanes { config: &config, policy: &policy, workers: 1, interface, take: &take };
+    let (_, read) = replay(&options.files, &lanes, false, &|| true);
+    let histories = histories.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut out = io::stdout().lock();
+    if histories.len() > EXPLAINED {
+        for last in histories.values().filter_map(|history| history.last()) {
+            writeln!(out, "{}  {}  {}", last.flow_id, flow_line(last), last.verdict.name())?;
+        }
+        let message =
+            format!("{} flows match `{}`: name one of those above by its flow_id", histories.len(), options.flow);
+        return Err(Failure::new(USAGE, message));
+    }
+    for history in histories.values() {
+        explain(history, &policy, &mut out)?;
+    }
+    read?;
+    if histories.is_empty() {
+        let message = format!("no flow matches `{}`; `linewarden replay --other end` lists all", options.flow);
+        return Err(Failure::new(USAGE, message));
+    }
+    Ok(())
+}
+
+/// Which flows are meant.
+enum Selector {
+    FlowId(String),
+    CommunityId(String),
+    Endpoints(Vec<(IpAddr, Option<u16>)>),
+}
+
+impl Selector {
+    fn parse(text: &str) -> Result<Self, Failure> {
+        if text.starts_with("1:") {
+            return Ok(Self::CommunityId(text.to_owned()));
+        }
+        let endpoint = |part: &str| {
+            let part = part.trim();
+            let address = part.parse::<SocketAddr>().map(|both| (both.ip(), Some(both.port())));
+            address.or_else(|_| part.parse::<IpAddr>().map(|address| (address, None))).ok()
+        };
+        let endpoints: Option<Vec<_>> = text.split(',').map(endpoint).collect();
+        match endpoints {
+            Some(endpoints) if endpoints.len() <= 2 => Ok(Self::Endpoints(endpoints)),
+            _ if (4..=16).contains(&text.len()) && text.chars().all(|digit| digit.is_ascii_hexdigit()) => {
+                Ok(Self::FlowId(text.to_ascii_lowercase()))
+            }
+            _ => Err(Failure::new(
+                USAGE,
+                format!(
+                    "--flow {text}: write a flow_id of 4 to 16 hexadecimal digits, a Community ID (1:…), an address, address:port, or two of these joined by a comma"
+                ),
+            )),
+        }
+    }
+
+    fn matches(&self, record: &Record) -> bool {
+        match self {
+            Self::FlowId(id) => record.flow_id.starts_with(id.as_str()),
+            Self::CommunityId(id) => *record.community_id == **id,
+            Self::Endpoints(endpoints) => {
+                let ends = [(record.src_ip, record.src_port), (record.dst_ip, record.dst_port)];
+                let is = |wanted: &(IpAddr, Option<u16>), end: &(IpAddr, Option<u16>)| {
+                    wanted.0 == end.0 && (wanted.1.is_none() || wanted.1 == end.1)
+                };
+                let [src, dst] = &ends;
+                match endpoints.as_slice() {
+                    [one, two] => (is(one, src) && is(two, dst)) || (is(one, dst) && is(two, src)),
+                    some => some.iter().any(|one| is(one, src) || is(one, dst)),
+                }
+            }
+        }
+    }
+}
+
+fn explain(history: &[Record], policy: &Policy, out: &mut impl Write) -> io::Result<()> {
+    let Some(last) = history.last() else { return Ok(()) };
+    writeln!(out, "flow      {}  (Community ID {})", last.flow_id, last.community_id)?;
+    writeln!(out, "          {}", flow_line(last))?;
+    writeln!(
+        out,
+        "          {} to {}, {} packets and {} octets forward, {} and {} back{}",
+        last.start,
+        last.end,
+        last.fwd_packets,
+        last.fwd_octets,
+        last.rev_packets,
+        last.rev_octets,
+        if last.midstream { "; was up before the capture began" } else { "" }
+    )?;
+    writeln!(out, "verdict   {}", last.verdict.name())?;
+    writeln!(out, "reason    {}: {}", last.reason.name(), last.reason.meaning())?;
+    match (last.tunnel, last.confidence) {
+        (Some(tunnel), Some(confidence)) => writeln!(
+            out,
+            "tunnel    {}, {}; the policy takes {} or more for a tunnel",
+            tunnel.name(),
+            confidence.name(),
+            policy.min_confidence().name()
+        )?,
+        _ => writeln!(out, "tunnel    no sign of one")?,
+    }
+    if !last.evidence.is_empty() {
+        evidence(last, out)?;
+    }
+    if history.len() > 1 {
+        verdicts(history, out)?;
+    }
+    approvals(last, policy, out)?;
+    writeln!(out)
+}
+
+fn flow_line(record: &Record) -> String {
+    let path = [
+        (!record.interface.is_empty()).then(|| format!("on {}", record.interface)),
+        (!record.vlan.is_empty()).then(|| format!("VLAN {}", joined(&record.vlan))),
+        (!record.mpls_labels.is_empty()).then(|| format!("MPLS label {}", joined(&record.mpls_labels))),
+        (!record.spi.is_empty()).then(|| {
+            let spis: Vec<_> = record.spi.iter().map(|spi| format!("0x{spi:08x}")).collect();
+            format!("SPI {}", spis.join(" and "))
+        }),
+        (!record.gre_key.is_empty()).then(|| format!("GRE key {}", joined(&record.gre_key))),
+    ];
+    let path: Vec<_> = path.into_iter().flatten().collect();
+    format!(
+        "{} {} -> {}, {}",
+        protocol(record.proto),
+        endpoint(record.src_ip, record.src_port),
+        endpoint(record.dst_ip, record.dst_port),
+        path.join(", ")
+    )
+}
+
+fn joined<T: ToString>(items: &[T]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
+}
+
+fn evidence(record: &Record, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "evidence")?;
+    for found in &record.evidence {
+        let code = code(&found.code);
+        let way = if found.direction == Direction::Forward { "->" } else { "<-" };
+        writeln!(
+            out,
+            "  packet {}  {}  {way}  {}  makes it {}{}",
+            found.packet,
+            found.time,
+            found.code,
+            found.confidence.name(),
+            if found.count > 1 { format!("; {} packets inspected showed it", found.count) } else { String::new() }
+        )?;
+        if let Some(code) = code {
+            writeln!(out, "      {} [{}]  (value {}, 0x{:x})", code.meaning, code.clause, found.value, found.value)?;
+        }
+    }
+    Ok(())
+}
+
+fn code(name: &str) -> Option<&'static Code> {
+    REGISTRY.iter().flat_map(|detector| detector.about().codes).copied().find(|code| code.name == name)
+}
+
+fn verdicts(history: &[Record], out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "history")?;
+    let mut table = plain();
+    for record in history {
+        let kind = match record.kind {
+            Kind::Start => "start",
+            Kind::Update => "update",
+            Kind::End => "end",
+        };
+        let found = match (record.tunnel, record.confidence) {
+            (Some(tunnel), Some(confidence)) => format!("{} {}", tunnel.name(), confidence.name()),
+            _ => "-".to_owned(),
+        };
+        table.add_row([
+            "".to_owned(),
+            record.time.to_string(),
+            kind.to_owned(),
+            format!("{} packets", record.fwd_packets + record.rev_packets),
+            found,
+            record.verdict.name().to_owned(),
+            record.reason.name().to_owned(),
+        ]);
+    }
+    writeln!(out, "{}", table.trim_fmt())
+}
+
+/// Every approval that was asked, and where none was, the one whose network comes nearest.
+fn approvals(record: &Record, policy: &Policy, out: &mut impl Write) -> io::Result<()> {
+    if policy.approvals().is_empty() {
+        return writeln!(out, "approvals none are in force");
+    }
+    let vlan = [record.vlan.first().copied().unwrap_or(0), record.vlan.get(1).copied().unwrap_or(0)];
+    let mut labels = record.mpls_labels.iter().copied();
+    let subject = Subject {
+        addresses: [record.src_ip, record.dst_ip],
+        ports: record.src_port.zip(record.dst_port).map(|(src, dst)| [src, dst]),
+        protocol: record.proto,
+        interface: &record.interface,
+        vlan,
+        mpls_labels: [labels.next(), labels.next()],
+    };
+    let detection = record.tunnel.zip(record.confidence).map(|(protocol, confidence)| Detection {
+        protocol,
+        confidence,
+        midstream: record.midstream,
+    });
+    let candidates = policy.candidates(&subject, detection, record.end);
+    if candidates.is_empty() {
+        writeln!(out, "approvals none names {} or {}", record.src_ip, record.dst_ip)?;
+        if record.reason == Reason::NoApproval
+            && let Some((network, approval, bits)) = nearest(record, policy)
+        {
+            writeln!(out, "  nearest: {network} of {} shares the first {bits} bits only", describe(approval))?;
+        }
+        return Ok(());
+    }
+    writeln!(out, "approvals asked, nearest first")?;
+    candidates.iter().try_for_each(|candidate| show(candidate, out))
+}
+
+fn show(candidate: &Candidate, out: &mut impl Write) -> io::Result<()> {
+    let approval = &candidate.approval;
+    let by = match candidate.prefix_len {
+        0 => "by its path".to_owned(),
+        length => format!("by its /{length}"),
+    };
+    writeln!(out, "  {} {by}", describe(approval))?;
+    for check in &candidate.checks {
+        let mark = if check.passed { "fits" } else { "FAILS" };
+        writeln!(out, "    {mark:<5} {}: allowed {}; found {}", check.name, check.wanted, check.found)?;
+    }
+    Ok(())
+}
+
+fn describe(approval: &Approval) -> String {
+    format!("{} (owner {}, reference {})", approval.id, approval.owner, approval.reference)
+}
+
+/// The approved network that shares most leading bits with either address.
+fn nearest<'a>(record: &Record, policy: &'a Policy) -> Option<(IpNet, &'a Approval, u32)> {
+    let all = policy
+        .approvals()
+        .iter()
+        .flat_map(|approval| approval.peers.iter().map(move |network| (*network, &**approval)));
+    let with_bits = all.filter_map(|(network, approval)| {
+        let bits = [record.src_ip, record.dst_ip].into_iter().filter_map(|address| shared(address, network)).max()?;
+        Some((network, approval, bits))
+    });
+    with_bits.filter(|(.., bits)| *bits > 0).max_by_key(|(.., bits)| *bits)
+}
+
+fn shared(address: IpAddr, network: IpNet) -> Option<u32> {
+    match (address, network.network()) {
+        (IpAddr::V4(one), IpAddr::V4(other)) => Some((one.to_bits() ^ other.to_bits()).leading_zeros()),
+        (IpAddr::V6(one), IpAddr::V6(other)) => Some((one.to_bits() ^ other.to_bits()).leading_zeros()),
+        _ => None,
+    }
+}

@@ -1,0 +1,86 @@
+//! Where replay's records go.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use bytes::BytesMut;
+
+use crate::cli::{FAILED, Failure};
+use crate::record::Record;
+use crate::sink::ndjson::encode;
+use crate::sink::table::FlowRows;
+
+/// Numbers records and writes them; keeps the first error for the end.
+pub(super) struct Output {
+    to: Box<dyn Write + Send>,
+    path: Option<String>,
+    rows: Option<FlowRows>,
+    buffer: BytesMut,
+    written: u64,
+    failed: Option<io::Error>,
+}
+
+impl Output {
+    pub(super) fn open(path: Option<&Path>, table: bool) -> Result<Self, Failure> {
+        let to: Box<dyn Write + Send> = match path {
+            None => Box::new(BufWriter::with_capacity(1 << 16, io::stdout())),
+            Some(path) => {
+                let file = File::create(path);
+                Box::new(BufWriter::with_capacity(
+                    1 << 16,
+                    file.map_err(|error| failure(&path.display().to_string(), &error))?,
+                ))
+            }
+        };
+        let path = path.map(|path| path.display().to_string());
+        let rows = table.then(FlowRows::default);
+        Ok(Self { to, path, rows, buffer: BytesMut::new(), written: 0, failed: None })
+    }
+
+    pub(super) fn write(&mut self, mut record: Record) {
+        self.written += 1;
+        record.seq = self.written;
+        if self.failed.is_some() {
+            return;
+        }
+        let result = match &mut self.rows {
+            Some(rows) => {
+                rows.write(&record);
+                if rows.is_full() { print(rows, &mut self.to) } else { Ok(()) }
+            }
+            None => {
+                self.buffer.clear();
+                encode(&record, &mut self.buffer);
+                self.to.write_all(&self.buffer)
+            }
+        };
+        self.failed = result.err();
+    }
+
+    /// Nobody reads any more, or nothing can be written.
+    pub(super) const fn has_failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
+    /// Number of records written.
+    pub(super) fn finish(mut self) -> Result<u64, Failure> {
+        if let (Some(rows), None) = (&mut self.rows, &self.failed) {
+            self.failed = print(rows, &mut self.to).err();
+        }
+        let result = self.failed.map_or_else(|| self.to.flush(), Err);
+        match (result, &self.path) {
+            (Ok(()), _) => Ok(self.written),
+            (Err(error), None) => Err(error.into()),
+            (Err(error), Some(path)) => Err(failure(path, &error)),
+        }
+    }
+}
+
+fn print(rows: &mut FlowRows, to: &mut impl Write) -> io::Result<()> {
+    rows.take().map_or(Ok(()), |table| writeln!(to, "{}", table.trim_fmt()))
+}
+
+fn failure(path: &str, error: &io::Error) -> Failure {
+    Failure::new(FAILED, format!("{path}: cannot be written: {error}"))
+}
