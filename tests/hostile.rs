@@ -1,5 +1,6 @@
 //! Frames that no honest sender makes: every prefix and a large sample of one-octet changes of all captured frames, and
 //! random octets. Nothing may panic, and no packet may go uncounted.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
 mod common;
 

@@ -449,6 +449,9 @@ impl<T: Tenant> FlowTable<T> {
     /// A flow whose deadline fell in a second before `now`'s; the caller removes it.
     pub fn expired(&mut self, now: Timestamp) -> Option<FlowIndex> {
         let now_second = now.as_secs();
+        if now_second >= self.cursor + BUCKETS {
+            self.leap(now_second - 1);
+        }
         for rank in Rank::ALL {
             while let Some((second, position)) = self.first(rank) {
                 if second >= now_second {
@@ -463,6 +466,17 @@ impl<T: Tenant> FlowTable<T> {
         }
         self.cursor = self.cursor.max(now_second);
         None
+    }
+
+    /// Puts every flow where it belongs as seen from `second`: over more than a turn, each bucket stands for several
+    /// seconds, so that a flow that is not over could be put into one that is due, again and again.
+    fn leap(&mut self, second: u64) {
+        self.cursor = second;
+        for position in 0..self.entries.len() as u32 {
+            if self.flow(FlowIndex(position)).is_some() {
+                self.relink(position);
+            }
+        }
     }
 
     /// Which bound a new flow would break, if any.
@@ -740,6 +754,19 @@ mod tests {
             assert_eq!(table.expired(Timestamp::from_secs(second)), None, "{second}");
         }
         assert_eq!(table.expired(Timestamp::from_secs(1001 + 3 * BUCKETS)), Some(index));
+    }
+
+    #[test]
+    fn a_leap_over_more_than_a_turn_ends_what_is_over_and_keeps_the_rest() {
+        let mut table = FlowTable::new(&settings(), 1);
+        let over = insert(&mut table, 1, 1000, Held(None));
+        let leap = 1000 + 9 * BUCKETS + 7;
+        let open = insert(&mut table, 2, leap, Held(Some(Rank::Tunnel)));
+        let now = Timestamp::from_secs(leap + 1);
+        assert_eq!(table.expired(now), Some(over));
+        table.remove(over);
+        assert_eq!(table.expired(now), None);
+        assert_eq!(table.expired(Timestamp::from_secs(leap + 121)), Some(open));
     }
 
     #[test]
