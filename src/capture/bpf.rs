@@ -1,7 +1,7 @@
 //! Turns settings into classic BPF: the program that cuts frames to the snap length, the user's own filter with that
 //! cut patched in, and the program that gives both directions of a conversation to one worker.
 //!
-//! Classic BPF: McCanne and Jacobson 1993; the kernel's `Documentation/networking/filter.rst`.
+//! Classic BPF: `McCanne` and Jacobson 1993; the kernel's `Documentation/networking/filter.rst`.
 
 use super::LinkLayer;
 

@@ -7,19 +7,25 @@
 //! | `live` | the rings of several interfaces into one worker's [`Source`] |
 //! | `pnet_channel` | the same where there is no ring, one system call a frame |
 //! | `file` | pcap and pcapng into frames |
+//! | `reel` | frames into frames again and again, from memory |
+//! | `synthetic` | settings into frames, for benches |
 //! | `interfaces` | the system into a list of what can be captured |
 //! | `worker` | a source into records, on a thread of its own |
 //! | `summary` | the workers' counts into one |
 
 mod bpf;
 pub mod file;
+mod interfaces;
 mod live;
 mod pnet_channel;
+pub mod reel;
 mod ring;
 mod summary;
+pub mod synthetic;
 mod worker;
 
 pub use bpf::{FilterError, Instruction, fanout, parse_filter};
+pub use interfaces::{Interface, default_route, interfaces, obstacle};
 pub use live::open_rings;
 pub use pnet_channel::open_pnet;
 pub use ring::{allowed_cores, pin};

@@ -264,7 +264,7 @@ impl Drop for Ring {
     }
 }
 
-/// Only bounds how many frames the kernel believes a block could hold; TPACKET_V3 packs frames of any length.
+/// Only bounds how many frames the kernel believes a block could hold; `TPACKET_V3` packs frames of any length.
 const FRAME_OCTETS: usize = 2048;
 /// Headers in front of a frame in a block: the block's, the frame's and the address, with alignment.
 const HEADROOM: usize = 256;

@@ -26,7 +26,7 @@ pub struct Options {
     /// Capture files in the order of their time
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Which flow: its flow_id (or the first digits of it), its Community ID, an address, address:port, or two of these
+    /// Which flow: its `flow_id` (or the first digits of it), its Community ID, an address, address:port, or two of these
     /// joined by a comma
     #[arg(long, value_name = "FLOW")]
     flow: String,
@@ -227,7 +227,7 @@ fn verdicts(history: &[Record], out: &mut impl Write) -> io::Result<()> {
             _ => "-".to_owned(),
         };
         table.add_row([
-            "".to_owned(),
+            String::new(),
             record.time.to_string(),
             kind.to_owned(),
             format!("{} packets", record.fwd_packets + record.rev_packets),

@@ -1,5 +1,6 @@
 //! Turns arguments into a command, and its outcome into an exit code: one file per command.
 
+mod bench;
 mod check_config;
 mod detectors;
 mod explain;
@@ -48,6 +49,8 @@ enum Command {
     Detectors(detectors::Options),
     /// List what can be captured here, and what is missing if not
     Interfaces,
+    /// Measure how fast this machine labels flows
+    Bench(bench::Options),
 }
 
 /// Where settings and approvals come from; the same for every command that judges.
@@ -151,6 +154,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::CheckConfig(options) => check_config::run(&options),
         Command::Detectors(options) => detectors::run(&options),
         Command::Interfaces => interfaces::run(),
+        Command::Bench(options) => bench::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -62,10 +62,10 @@ pub(super) struct Judging {
     /// Name of the interface that the packets were captured on, for approvals with a path
     #[arg(long, value_name = "NAME")]
     pub(super) interface: Option<String>,
-    /// One of your own networks, may be given several times [default: the setting flow.home_nets]
+    /// One of your own networks, may be given several times [default: the setting `flow.home_nets`]
     #[arg(long, value_name = "CIDR")]
     pub(super) home_net: Vec<IpNet>,
-    /// From which confidence on a detection is a tunnel [default: the setting policy.min_confidence]
+    /// From which confidence on a detection is a tunnel [default: the setting `policy.min_confidence`]
     #[arg(long, value_enum)]
     pub(super) min_confidence: Option<Least>,
 }
@@ -90,7 +90,7 @@ enum Other {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum FailOn {
-    /// A flow labelled unapproved_vpn_tunnel
+    /// A flow labelled `unapproved_vpn_tunnel`
     Unapproved,
 }
 
@@ -200,7 +200,7 @@ pub(super) fn replay(
                     Err(error) => break Err(error),
                 }
                 batches += 1;
-                if let Some(bar) = bar.as_ref().filter(|_| batches % 256 == 0) {
+                if let Some(bar) = bar.as_ref().filter(|_| batches.is_multiple_of(256)) {
                     bar.set_position(file.progress().0);
                     bar.set_message(format!("{} packets", file.packets()));
                 }

@@ -118,7 +118,7 @@ impl Reading {
     fn approval(&mut self, section: &Section<'_, '_>, document: &Document<'_>) {
         let place = document.place(section.span().start);
         let id_value = section.required("id", "\"a-name-of-its-own\"");
-        let id = id_value.as_ref().and_then(|value| value.text()).map(Arc::<str>::from);
+        let id = id_value.as_ref().and_then(Value::text).map(Arc::<str>::from);
         if let (Some(value), Some(id)) = (&id_value, &id)
             && let Some(other) = self.by_id.get(id).and_then(|&at| self.places.get(at))
         {

@@ -18,7 +18,7 @@ use crate::audit::OtherRecords;
 use crate::detect::Confidence;
 
 /// Everything in `linewarden.toml`; `config/linewarden.toml` shows each key with its default and unit.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Config {
     /// The sensor's name in records; empty: the host's name.
     pub sensor: String,
@@ -226,18 +226,6 @@ impl RecordsConfig {
         let queue = section.value("queue").and_then(|value| value.integer(" of records", 1..=16 << 20));
         set(&mut self.queue, queue.map(|records| records as usize));
         section.finish();
-    }
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            sensor: String::new(),
-            capture: CaptureConfig::default(),
-            flow: FlowConfig::default(),
-            policy: PolicyConfig::default(),
-            records: RecordsConfig::default(),
-        }
     }
 }
 

@@ -19,7 +19,7 @@ use self::state::{Notifier, State};
 use crate::audit::Auditor;
 use crate::capture::{
     CaptureError, Command, FilterError, LiveSettings, Outbox, Source, Summary, Worker, WorkerError, allowed_cores,
-    open_pnet, open_rings, parse_filter,
+    default_route, open_pnet, open_rings, parse_filter,
 };
 use crate::config::{Backend, Config, ConfigError, no_approvals};
 use crate::policy::Policy;
@@ -139,7 +139,7 @@ async fn serve(config: &Config) -> Result<(), DaemonError> {
             Some(()) = signals.user1.recv() => {
                 let _ = control.send(Control::Reopen).await;
             }
-            Some(_) = endings.recv() => break,
+            Some(()) = endings.recv() => break,
             _ = tick.tick() => tokio::task::block_in_place(|| {
                 notifier.tick(&workers, &state);
                 state.tick(&workers);
@@ -279,7 +279,4 @@ fn open_log(config: &Config) -> Result<(Log, PathBuf), DaemonError> {
         return Ok(opened);
     }
     open(Path::new("linewarden-log"))
-}
-fn default_route() -> Option<String> {
-    None
 }

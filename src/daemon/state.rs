@@ -16,7 +16,7 @@ use crate::sink::live::{LiveFlow, LiveView};
 use crate::time::Timestamp;
 
 /// `summary.json` and a line of the log, this often.
-const TELL: Duration = Duration::from_secs(60);
+const TELL: Duration = Duration::from_mins(1);
 /// A worker whose loop stands still for this long hangs.
 const HANGS: Duration = Duration::from_secs(10);
 
@@ -25,6 +25,7 @@ const HANGS: Duration = Duration::from_secs(10);
     reason = "an edge: the wall clock, for start, warnings and the summary's own time"
 )]
 /// The wall clock.
+#[must_use]
 pub fn clock() -> Timestamp {
     Timestamp::ZERO + SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
@@ -152,7 +153,7 @@ fn write_whole(path: &Path, file: &File<'_>) -> std::io::Result<()> {
     std::fs::rename(beside, path)
 }
 
-/// Talks to the service manager, if there is one (sd_notify(3)).
+/// Talks to the service manager, if there is one (`sd_notify(3)`).
 pub(super) struct Notifier {
     /// Turns of each worker's loop, and since when they stand still.
     seen: Vec<(u64, Instant)>,

@@ -83,7 +83,7 @@ mod tests {
     fn cases() {
         let four = ipv4_packet(8);
         let six = ipv6_packet(8);
-        let junk = vec![0; 40];
+        let junk = [0; 40];
         #[rustfmt::skip]
         let cases = [
             ("empty", 4, false, vec![&junk[..0]], Some((Protocol::Ipip, Confidence::Possible))),

@@ -413,7 +413,7 @@ mod tests {
             ("data, whole words: may be ESP", data(5..9, 88), level(Confidence::Possible)),
             ("data, both ways", both, level(Confidence::Certain)),
             ("CBC data, both ways", cbc, level(Confidence::Possible)),
-            ("QUIC short headers", (0..9_u8).map(|n| (Forward, vec![0x40 | (n * 7 & 0x3f); 40])).collect(), None),
+            ("QUIC short headers", (0..9_u8).map(|n| (Forward, vec![0x40 | ((n * 7) & 0x3f); 40])).collect(), None),
         ];
         for (name, packets, expected) in cases {
             let segments: Vec<_> = packets.iter().map(|(way, octets)| udp(*way, octets)).collect();

@@ -90,8 +90,8 @@ pub(crate) mod tests_support {
 
     pub fn settings() -> FlowSettings {
         FlowSettings {
-            idle_timeout: Duration::from_secs(120),
-            active_timeout: Duration::from_secs(1800),
+            idle_timeout: Duration::from_mins(2),
+            active_timeout: Duration::from_mins(30),
             memory_octets: 16 << 20,
             vlan_in_key: true,
             home_nets: Vec::new(),

@@ -85,13 +85,13 @@ pub fn settings() -> AuditSettings {
         interfaces: vec!["input.pcap".into()],
         snap_length: 256,
         flow: FlowSettings {
-            idle_timeout: Duration::from_secs(120),
-            active_timeout: Duration::from_secs(1800),
+            idle_timeout: Duration::from_mins(2),
+            active_timeout: Duration::from_mins(30),
             memory_octets: 64 << 20,
             vlan_in_key: true,
             home_nets: Vec::new(),
         },
-        update_interval: Duration::from_secs(300),
+        update_interval: Duration::from_mins(5),
         other: OtherRecords::All,
         hash_seed: 1,
     }

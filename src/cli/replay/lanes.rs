@@ -133,8 +133,8 @@ impl Feed<'_> {
         }
         self.names.truncate(self.first_of_file);
         let given = |name: &Arc<str>| self.interface.map_or_else(|| Arc::clone(name), Into::into);
-        let named: Vec<_> = names.iter().map(given).collect();
-        self.names.extend(named);
+        let given_names: Vec<_> = names.iter().map(given).collect();
+        self.names.extend(given_names);
         let names = self.names.clone();
         self.tell(|| Order::Names(names.clone()));
     }

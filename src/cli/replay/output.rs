@@ -44,16 +44,13 @@ impl Output {
         if self.failed.is_some() {
             return;
         }
-        let result = match &mut self.rows {
-            Some(rows) => {
-                rows.write(&record);
-                if rows.is_full() { print(rows, &mut self.to) } else { Ok(()) }
-            }
-            None => {
-                self.buffer.clear();
-                encode(&record, &mut self.buffer);
-                self.to.write_all(&self.buffer)
-            }
+        let result = if let Some(rows) = &mut self.rows {
+            rows.write(&record);
+            if rows.is_full() { print(rows, &mut self.to) } else { Ok(()) }
+        } else {
+            self.buffer.clear();
+            encode(&record, &mut self.buffer);
+            self.to.write_all(&self.buffer)
         };
         self.failed = result.err();
     }
