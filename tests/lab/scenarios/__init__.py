@@ -1,0 +1,33 @@
+"""What the lab plays: a module a family of software."""
+
+from dataclasses import dataclass
+from typing import Callable
+
+from link import Link
+
+
+@dataclass
+class Tunnel:
+    """Real software that makes a tunnel from the link's client to its server."""
+
+    name: str
+    # Brings it up; gives the address that answers inside.
+    start: Callable[[Link], str]
+    # Its outer flows by IP protocol and port of the server: the registry's name, and the flow's packets within which it
+    # must be certain: the handshake.
+    flows: dict[tuple[int, int | None], tuple[str, int]]
+    # Address of the server that an approval names.
+    peer: str
+
+
+@dataclass
+class Benign:
+    """Real software that makes no tunnel: every flow must be `other`, from first to last."""
+
+    name: str
+    play: Callable[[Link], None]
+    # The IP protocol and port of the server of the flows that must be there.
+    flows: set[tuple[int, int]]
+
+
+TCP, UDP = 6, 17
