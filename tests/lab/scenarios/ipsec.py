@@ -5,8 +5,10 @@ import shutil
 from link import CLIENT4, INNER_CLIENT, INNER_SERVER, SERVER4, Link, ping, until
 from scenarios import UDP, Tunnel
 
-PLUGINS = """random nonce openssl aes sha1 sha2 hmac gmp curve25519 pem pkcs1 pkcs8 x509 pubkey constraints
-    kernel-libipsec kernel-netlink socket-default vici updown kdf"""
+PLUGINS = (
+    "random nonce openssl aes sha1 sha2 hmac gmp curve25519 pem pkcs1 pkcs8 x509 pubkey constraints"
+    " kernel-libipsec kernel-netlink socket-default vici updown kdf"
+)
 
 
 def start(link: Link) -> str:
@@ -22,7 +24,16 @@ def start(link: Link) -> str:
         folder.mkdir()
         socket = f"unix://{folder}/vici"
         (folder / "strongswan.conf").write_text(
-            f"charon {{\n load = {PLUGINS}\n plugins {{ vici {{ socket = {socket} }} }}\n}}\ncharon-systemd : charon {{ }}\n"
+            f"""\
+charon-systemd {{
+    load = {PLUGINS}
+    plugins {{
+        vici {{
+            socket = {socket}
+        }}
+    }}
+}}
+"""
         )
         (folder / "swanctl.conf").write_text(
             f"""\
@@ -31,15 +42,21 @@ connections {{ lab {{
     local_addrs = {own}
     remote_addrs = {other}
     encap = yes
-    local {{ auth = psk }}
-    remote {{ auth = psk }}
+    local {{
+        auth = psk
+    }}
+    remote {{
+        auth = psk
+    }}
     children {{ net {{
         local_ts = {inner}/32
         remote_ts = {inner_other}/32
         esp_proposals = aes256gcm16-x25519
     }} }}
 }} }}
-secrets {{ ike {{ secret = "a secret of the lab" }} }}
+secrets {{ ike {{
+    secret = "a secret of the lab"
+}} }}
 """
         )
         host.run("ip", "address", "add", f"{inner}/32", "dev", "lo")
