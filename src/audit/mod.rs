@@ -107,9 +107,11 @@ impl Auditor {
             }
             let touched = slots.iter().fold(0, |sum, &slot| sum ^ self.table.touch_entry(slot));
             std::hint::black_box(touched);
-            for ready in ready.into_iter().flatten() {
-                if let Some(ready) = self.resolve(ready, emit) {
-                    self.take(&ready, emit);
+            // By reference: a packet and its key are larger than the work that most of them make.
+            for ready in ready.iter_mut().flatten() {
+                let is_whole = ready.packet.fragment.is_none();
+                if is_whole || self.resolve(ready, emit) {
+                    self.take(ready, emit);
                 }
             }
             self.sweep(emit);
@@ -198,9 +200,9 @@ impl Auditor {
     }
 
     /// Gives a later fragment the key of its datagram's flow, and that flow what waited for it.
-    /// `None`: the packet waits for its first fragment.
-    fn resolve<'a>(&mut self, ready: Ready<'a>, emit: &mut impl FnMut(Record)) -> Option<Ready<'a>> {
-        let Some(fragment) = ready.packet.fragment else { return Some(ready) };
+    /// False: the packet waits for its first fragment.
+    fn resolve(&mut self, ready: &mut Ready<'_>, emit: &mut impl FnMut(Record)) -> bool {
+        let Some(fragment) = ready.packet.fragment else { return true };
         match fragment.position {
             FragmentPosition::First => {
                 let [waited, pushed_out] = self.fragments.first(&ready.packet, fragment.id, ready.key, ready.sender);
@@ -208,7 +210,7 @@ impl Auditor {
                 for orphan in waited.into_iter().chain(pushed_out) {
                     self.adopt(&orphan, emit);
                 }
-                Some(ready)
+                true
             }
             FragmentPosition::Later => {
                 let (datagram, pushed_out) = self.fragments.later(&ready.packet, fragment.id);
@@ -216,8 +218,11 @@ impl Auditor {
                     self.adopt(&orphan, emit);
                 }
                 match datagram {
-                    Datagram::Known(key, sender) => Some(Ready { hash: self.table.hash(&key), key, sender, ..ready }),
-                    Datagram::Waiting => None,
+                    Datagram::Known(key, sender) => {
+                        (ready.key, ready.sender, ready.hash) = (key, sender, self.table.hash(&key));
+                        true
+                    }
+                    Datagram::Waiting => false,
                 }
             }
         }

@@ -449,6 +449,10 @@ impl<T: Tenant> FlowTable<T> {
     /// A flow whose deadline fell in a second before `now`'s; the caller removes it.
     pub fn expired(&mut self, now: Timestamp) -> Option<FlowIndex> {
         let now_second = now.as_secs();
+        if now_second <= self.cursor {
+            // Nothing is put before the cursor.
+            return None;
+        }
         if now_second >= self.cursor + BUCKETS {
             self.leap(now_second - 1);
         }
