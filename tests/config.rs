@@ -137,6 +137,7 @@ fn wrong_approvals_are_named_with_place_text_and_remedy() {
         (without("valid_until"), "valid_until is missing: write `valid_until = 2027-12-31`"),
         (without("peers"), "peers is missing: write the networks"),
         (changed("owner", "owner = \"  \""), "write a text that is not empty"),
+        (changed("owner", "owner = \"a\\u001b[31mb\""), "without control characters"),
         (changed("kind", "kind = \"leased_line\""), "did you mean \"leased-line\"?"),
         (changed("peers", "peers = []"), "write the networks"),
         (
@@ -168,8 +169,10 @@ fn wrong_approvals_are_named_with_place_text_and_remedy() {
         let error = approvals(&[("t.toml", &text)]).expect_err(&text);
         assert!(error.contains(expected), "{text}\n  expected {expected}\n  found    {error}");
     }
-    let both = approvals(&[("a.toml", GOOD), ("b.toml", GOOD)]).unwrap_err();
-    assert!(both.contains("b.toml:1:6: id is \"a\": this id is taken at a.toml:1:1"), "{both}");
+    let broken = approvals(&[("t.toml", "x = [[[\n")]).unwrap_err();
+    assert!(broken.contains("t.toml:1:") && !broken.contains("is missing"), "{broken}");
+    let both = approvals(&[("a.TOML", GOOD), ("b.toml", GOOD)]).unwrap_err();
+    assert!(both.contains("b.toml:1:6: id is \"a\": this id is taken at a.TOML:1:1"), "{both}");
     let missing = Approvals::load(Path::new("/nonexistent/approvals.d")).unwrap_err().0;
     assert!(missing.contains("/nonexistent/approvals.d: the folder of approvals cannot be read"), "{missing}");
 }

@@ -87,7 +87,7 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     for entry in std::fs::read_dir(dir).map_err(fail)? {
         let path = entry.map_err(fail)?.path();
         let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        if !is_hidden && path.extension().is_some_and(|extension| extension == "toml") {
+        if !is_hidden && path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("toml")) {
             files.push(path);
         }
     }
@@ -100,7 +100,9 @@ impl Reading {
         let document = Document::new(path.display().to_string(), text);
         let table = document.parse();
         let top = document.top(&table);
-        if top.has("approval") {
+        if document.is_broken() {
+            // What is missing may stand behind the error.
+        } else if top.has("approval") {
             let sections = top.sections("approval").unwrap_or_default();
             for section in &sections {
                 self.approval(section, &document);

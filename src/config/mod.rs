@@ -115,7 +115,9 @@ impl Config {
         let document = Document::new(path.display().to_string(), &text);
         let table = document.parse();
         let mut config = Self::default();
-        config.take(&document.top(&table));
+        if !document.is_broken() {
+            config.take(&document.top(&table));
+        }
         drop(table);
         into_result(document.problems())?;
         Ok(config)

@@ -80,6 +80,11 @@ impl<'t> Document<'t> {
         table
     }
 
+    /// Whether it is no TOML: what it does not seem to hold may stand behind the error.
+    pub(super) fn is_broken(&self) -> bool {
+        !self.problems.borrow().is_empty()
+    }
+
     pub(super) fn top<'a>(&'a self, table: &'a Spanned<DeTable<'t>>) -> Section<'a, 't> {
         let known = RefCell::default();
         Section { document: self, table: table.get_ref(), name: String::new(), span: 0..0, known }
@@ -250,6 +255,11 @@ impl<'a, 't> Value<'a, 't> {
         let text = self.string()?.trim();
         if text.is_empty() {
             self.wrong(&"write a text that is not empty");
+            return None;
+        }
+        if text.contains(char::is_control) {
+            // It would reach terminals and logs.
+            self.wrong(&"write a text of one line, without control characters");
             return None;
         }
         Some(text)
