@@ -4,7 +4,8 @@ mod lanes;
 mod output;
 
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::{Args, ValueEnum};
@@ -13,7 +14,7 @@ use ipnet::IpNet;
 
 pub(super) use self::lanes::Lanes;
 use self::output::Output;
-use super::{BAD_DATA, FINDINGS, Failure, Sources};
+use super::{BAD_DATA, FINDINGS, Failure, Sources, USAGE};
 use crate::audit::OtherRecords;
 use crate::capture::Summary;
 use crate::capture::file::{CaptureFile, FileError};
@@ -142,6 +143,12 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         None if options.format == Format::Table => config.records.other = OtherRecords::None,
         None => {}
     }
+    for written in options.out.iter().chain(&options.summary_json) {
+        if let Some(file) = options.files.iter().find(|file| is_same(file, written)) {
+            let message = format!("{} is to be read, and would be overwritten: write elsewhere", file.display());
+            return Err(Failure::new(USAGE, message));
+        }
+    }
     let output = Output::open(options.out.as_deref(), options.format == Format::Table)?;
     let output = Mutex::new(output);
     let take = |record: Record| output.lock().unwrap_or_else(PoisonError::into_inner).write(record);
@@ -172,6 +179,15 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// Whether two paths lead to one file; devices such as /dev/null are nobody's loss.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let identity = |path: &Path| {
+        let metadata = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    identity(one).is_some_and(|identity_of_one| identity(other) == Some(identity_of_one))
 }
 
 /// Reads files one after the other. What was read before an error is judged and summed up all the same.
@@ -221,7 +237,7 @@ pub(super) fn replay(
     (summary, result)
 }
 
-fn progress(path: &std::path::Path, size: Option<u64>) -> ProgressBar {
+fn progress(path: &Path, size: Option<u64>) -> ProgressBar {
     let bar = size.map_or_else(ProgressBar::no_length, ProgressBar::new);
     let style = ProgressStyle::with_template("{prefix} {wide_bar} {binary_bytes}/{binary_total_bytes} {eta} {msg}");
     if let Ok(style) = style {
