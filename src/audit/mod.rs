@@ -13,7 +13,7 @@ use std::time::Duration;
 use self::case::{Case, File};
 use self::describe::{describe, flow_id, subject};
 use self::inspection::{Detectors, Inspected, inspect, wanted};
-use crate::detect::{Carrier, Detection, Findings, Segment};
+use crate::detect::{Carrier, Detection, Findings, Segment, may_open};
 use crate::flow::{
     Datagram, EndReason, Flow, FlowIndex, FlowKey, FlowSettings, FlowTable, Fragments, LINGER, Opener, Orphan, Sender,
 };
@@ -254,7 +254,10 @@ impl Auditor {
             closed = flow.set_fin(direction) || flags.has(TcpFlags::RST);
         }
         let mut judged = false;
-        if wanted(&flow.tenant, number) {
+        let opens = !flow.tenant.settled
+            && matches!(packet.transport, Transport::Udp { .. })
+            && may_open(packet.payload, packet.payload_len);
+        if opens || wanted(&flow.tenant, number) {
             let detectors = self.detectors.of(packet);
             if !detectors.is_empty() {
                 let (src_port, dst_port, carrier) = match packet.transport {
@@ -275,6 +278,7 @@ impl Auditor {
                     ports: [src_port, dst_port],
                     payload: packet.payload,
                     payload_len: packet.payload_len,
+                    is_fragment: packet.fragment.is_some(),
                 };
                 self.counters.inspections += detectors.len() as u64;
                 let changed = self.table.with_tenant(index, |flow| {

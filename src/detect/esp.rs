@@ -8,12 +8,14 @@
 //! | 8 | 4 | encrypted, a multiple of 4 octets | sequence number |
 //!
 //! What is constant and counting is checked over several packets: the same SPI (2^-32 a packet by chance) with a sequence
-//! number that moves on by little (2^-16). In UDP that is also the habit of other protocols (an identifier and a counter),
-//! so there it must come with an IKE exchange in the same flow, with port 4500, or from both sides with lengths that are
-//! all multiples of 4; and identifiers that look like OpenVPN's data header are left to OpenVPN.
+//! number that moves on by little (2^-28). In UDP that is also the habit of other protocols (an identifier and a counter),
+//! so there it must come with an IKE exchange in the same flow; or with lengths that are all multiples of 4, ciphertext
+//! that does not repeat itself and SPIs as random as RFC 4303 2.1 wants them, on port 4500 from one side, elsewhere from
+//! both with different SPIs. A header that is OpenVPN's more probably is left to OpenVPN.
 
 use super::ike::is_marked;
-use super::sequence::{MAX_GAP, Step};
+use super::openvpn::is_data_header;
+use super::sequence::{Content, Step};
 use super::{
     About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, Slot, SlotId,
 };
@@ -115,7 +117,7 @@ static UDP_ABOUT: About = About {
     specification: "RFC 3948",
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
-    out_of_sight: "off port 4500 without IKE: one direction alone, SPIs that begin like OpenVPN's data (0x30 to 0x37, 0x48 to 0x4f), sequence numbers above 2^24",
+    out_of_sight: "without IKE: ESP without encryption (RFC 2410), SPIs that are not random or begin with 0x4800 to 0x4f00; off port 4500 one direction alone, or all packets of one length, stay possible",
     codes: &[&UDP_BEHIND_IKE, &UDP_SEQUENCE, &KEEPALIVE],
 };
 
@@ -193,8 +195,9 @@ fn association(
         *own = Some(spi);
     }
     let opposite_hits = hits(findings, segment.direction.opposite());
-    let (step, hits) = count(findings, segment, MAX_GAP, spi, sequence);
-    if step == Step::Repeated {
+    // RFC 2410 and AH: what follows may be in clear.
+    let (step, hits) = count(findings, segment, spi, sequence, Content::Open);
+    if matches!(step, Step::Repeated | Step::Tolerated) {
         return;
     }
     let confidence = match (hits, opposite_hits) {
@@ -211,7 +214,7 @@ fn association(
 }
 
 /// Counts a packet in the slot of its SPI; two associations may be in use in turn.
-fn count(findings: &mut Findings, segment: &Segment<'_>, max_gap: u64, spi: u32, sequence: u32) -> (Step, u32) {
+fn count(findings: &mut Findings, segment: &Segment<'_>, spi: u32, sequence: u32, content: Content<'_>) -> (Step, u32) {
     let other = *findings.slot(SlotId::IpsecOther, segment.direction);
     let own = *findings.slot(SlotId::Ipsec, segment.direction);
     let is_other = other.hits > 0 && other.a == u64::from(spi);
@@ -219,7 +222,7 @@ fn count(findings: &mut Findings, segment: &Segment<'_>, max_gap: u64, spi: u32,
     // A new SPI takes the slot with less behind it; an old one is kept in its place.
     let id = if is_other || (!is_own && other.hits < own.hits) { SlotId::IpsecOther } else { SlotId::Ipsec };
     let slot = findings.slot(id, segment.direction);
-    let step = slot.step_within(max_gap, spi.into(), sequence.into());
+    let step = slot.step(spi.into(), sequence.into(), content);
     (step, slot.hits)
 }
 
@@ -230,14 +233,12 @@ fn hits(findings: &mut Findings, direction: Direction) -> u32 {
 /// RFC 3948 2.1: the port that NAT traversal uses unless told otherwise.
 const NAT_T_PORT: u16 = 4500;
 
-/// Consistent packets before port 4500 makes one direction likely.
-const NAT_T_HITS: u32 = 4;
+/// Consistent packets before port 4500 makes one direction likely, and both certain.
+const NAT_T_HITS: u32 = 5;
 /// The same on any other port, asked of both directions.
-const ANY_PORT_HITS: u32 = 6;
-/// Packets that may be missing between two there.
-const ANY_PORT_GAP: u64 = 32;
-/// Sequence numbers beyond this are not begun with on other ports.
-const ANY_PORT_SEQUENCE: u32 = 1 << 24;
+const ANY_PORT_HITS: u32 = 8;
+/// SPI, sequence number and an initialisation vector of 8 octets, which may count: ciphertext follows.
+const CIPHERTEXT: usize = 16;
 
 impl Detector for EspInUdp {
     fn about(&self) -> &'static About {
@@ -270,24 +271,34 @@ impl Detector for EspInUdp {
             // IKE without the marker: these ports carry no ESP, and its messages begin with an SPI of their own.
             return;
         }
-        let nat_t = segment.ports.contains(&NAT_T_PORT);
-        let is_foreign = matches!(spi >> 24, 0x30..=0x37 | 0x48..=0x4f) || sequence > ANY_PORT_SEQUENCE;
-        if !behind_ike && !nat_t && is_foreign {
-            return;
+        if behind_ike || is_random(spi) {
+            in_udp(spi, sequence, behind_ike, segment, findings);
         }
-        in_udp(spi, sequence, behind_ike, nat_t, segment, findings);
     }
 }
 
-fn in_udp(spi: u32, sequence: u32, behind_ike: bool, nat_t: bool, segment: &Segment<'_>, findings: &mut Findings) {
+/// RFC 4303 2.1: a receiver draws SPIs at random. Bits in both halves, as all but 1 in 2,000 have, and not what OpenVPN's
+/// data begins with: its opcode and a small peer identifier.
+const fn is_random(spi: u32) -> bool {
+    (spi >> 16).count_ones() >= 2 && (spi as u16).count_ones() >= 2 && spi.count_ones() >= 5 && !is_data_header(spi)
+}
+
+fn in_udp(spi: u32, sequence: u32, behind_ike: bool, segment: &Segment<'_>, findings: &mut Findings) {
     let opposite = *findings.slot(SlotId::Ipsec, segment.direction.opposite());
     let opposite_hits = hits(findings, segment.direction.opposite());
-    let lengths = findings.slot(SlotId::Ipsec, segment.direction).c | 1 << (segment.payload_len / 4 % 32);
-    let max_gap = if behind_ike || nat_t { MAX_GAP } else { ANY_PORT_GAP };
-    let (step, hits) = count(findings, segment, max_gap, spi, sequence);
+    let length = 1 << (segment.payload_len / 4 % 32);
+    let lengths = findings.slot(SlotId::Ipsec, segment.direction).c | length;
+    let content = if behind_ike {
+        Content::Open
+    } else {
+        Content::Encrypted(segment.payload.get(CIPHERTEXT..).unwrap_or_default())
+    };
+    let (step, hits) = count(findings, segment, spi, sequence, content);
     let slot = findings.slot(SlotId::Ipsec, segment.direction);
-    slot.c = if step == Step::Started { 1 << (segment.payload_len / 4 % 32) } else { lengths };
-    let varied = slot.c.count_ones() >= 3 && opposite.c.count_ones() >= 3;
+    slot.c = if step == Step::Started { length } else { lengths };
+    let varied = (slot.c | opposite.c).count_ones() >= 2;
+    // A receiver's SPI is its own: one for both ways is another protocol's identifier.
+    let is_foreign = opposite.hits > 0 && opposite.a == u64::from(spi);
     if behind_ike {
         let two_way = hits >= 1 && opposite_hits >= 1 || hits >= 2;
         let confidence = if two_way { Confidence::Certain } else { Confidence::Likely };
@@ -295,23 +306,17 @@ fn in_udp(spi: u32, sequence: u32, behind_ike: bool, nat_t: bool, segment: &Segm
         findings.add(segment, Protocol::Esp, &UDP_BEHIND_IKE, confidence, spi.into());
         return;
     }
-    if step != Step::Counted && step != Step::Rekeyed {
+    if step != Step::Counted || is_foreign {
         return;
     }
-    let confidence = if nat_t {
-        match (hits, opposite_hits) {
-            (3.., 3..) => Confidence::Certain,
-            (NAT_T_HITS.., _) => Confidence::Likely,
-            (2.., _) => Confidence::Possible,
-            _ => return,
-        }
-    } else {
-        match (hits, opposite_hits) {
-            // An identifier and a counter are common elsewhere: never certain without IKE.
-            (ANY_PORT_HITS.., ANY_PORT_HITS..) if varied => Confidence::Likely,
-            (ANY_PORT_HITS.., _) => Confidence::Possible,
-            _ => return,
-        }
+    let nat_t = segment.ports.contains(&NAT_T_PORT);
+    let confidence = match (hits, opposite_hits) {
+        (NAT_T_HITS.., NAT_T_HITS..) if nat_t => Confidence::Certain,
+        (NAT_T_HITS.., _) if nat_t => Confidence::Likely,
+        // An identifier and a counter are common elsewhere: never certain without IKE.
+        (ANY_PORT_HITS.., ANY_PORT_HITS..) if varied => Confidence::Likely,
+        (3.., _) => Confidence::Possible,
+        _ => return,
     };
     spis(findings, segment, spi);
     findings.add(segment, Protocol::Esp, &UDP_SEQUENCE, confidence, spi.into());
@@ -330,13 +335,12 @@ fn is_ipsec(findings: &Findings) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::detect::tests_support::{best, segment, udp};
+    use crate::detect::tests_support::{best, ciphertext, segment, udp};
     use crate::flow::Direction::{Forward, Reverse};
 
     fn esp(spi: u32, sequence: u32, len: usize) -> Vec<u8> {
-        let mut octets = [spi.to_be_bytes(), sequence.to_be_bytes()].concat();
-        octets.resize(len, 0x5a);
-        octets
+        let content = ciphertext(u64::from(spi ^ sequence), len - 8);
+        [&spi.to_be_bytes()[..], &sequence.to_be_bytes(), &content].concat()
     }
 
     fn ah(spi: u32, sequence: u32) -> Vec<u8> {
@@ -391,25 +395,33 @@ mod tests {
     #[test]
     fn udp_cases() {
         let level = |confidence| Some((Protocol::Esp, confidence));
-        let lens = [88, 104, 120, 88, 136, 92, 88, 88];
-        let one_way = |spi: u32| -> Vec<_> { (1..9).zip(lens).map(|(n, len)| (Forward, esp(spi, n, len))).collect() };
-        let both_ways: Vec<_> = (1..9)
-            .zip(lens)
-            .flat_map(|(n, len)| [(Forward, esp(0xc100_0001, n, len)), (Reverse, esp(0xd200_0002, n, len))])
-            .collect();
-        let openvpn: Vec<_> = (1..9)
-            .zip(lens)
-            .flat_map(|(n, len)| [(Forward, esp(0x4800_0001, n, len)), (Reverse, esp(0x4800_0001, n, len))])
-            .collect();
+        let lens = [88, 104, 120, 88, 136, 92, 88, 88, 88];
+        let both = |spis: [u32; 2], lens: [usize; 9]| -> Vec<_> {
+            (1..10)
+                .zip(lens)
+                .flat_map(|(n, len)| [(Forward, esp(spis[0], n, len)), (Reverse, esp(spis[1], n, len))])
+                .collect()
+        };
+        let one_way: Vec<_> = (1..10).zip(lens).map(|(n, len)| (Forward, esp(0xc1f0_0701, n, len))).collect();
+        let both_ways = both([0xc1f0_0701, 0xd2e0_0e02], lens);
+        let openvpn = both([0x4800_0001, 0x4800_0001], lens);
+        let game = both([0xc1f0_0701, 0xc1f0_0701], lens);
+        let counter = both([1000, 1001], lens);
+        let clear: Vec<_> =
+            (1..10).map(|n| (Forward, [&esp(0xc1f0_0701, n, 16)[..], b"player 1 at 17.25 4.12 0"].concat())).collect();
         let odd: Vec<_> = both_ways.iter().map(|(way, octets)| (*way, [&octets[..], &[0]].concat())).collect();
         #[rustfmt::skip]
-        let cases: [(&str, [u16; 2], Vec<_>, _); 8] = [
+        let cases: [(&str, [u16; 2], Vec<_>, _); 12] = [
             ("a NAT keepalive alone", [4500, 4500], vec![(Forward, vec![0xff])], None),
             ("non-ESP marker", [4500, 4500], vec![(Forward, vec![0; 40]); 6], None),
-            ("4500, one way", [4500, 50_000], one_way(0xc100_0001), level(Confidence::Likely)),
+            ("4500, one way", [4500, 50_000], one_way.clone(), level(Confidence::Likely)),
             ("4500, both ways", [4500, 50_000], both_ways.clone(), level(Confidence::Certain)),
-            ("any port, one way", [1, 2], one_way(0xc100_0001), level(Confidence::Possible)),
+            ("4500, content in clear", [4500, 50_000], clear, None),
+            ("any port, one way", [1, 2], one_way, level(Confidence::Possible)),
             ("any port, both ways", [1, 2], both_ways, level(Confidence::Likely)),
+            ("any port, one length", [1, 2], both([0xc1f0_0701, 0xd2e0_0e02], [88; 9]), level(Confidence::Possible)),
+            ("one identifier for both ways", [1, 2], game, None),
+            ("small identifiers", [1, 2], counter, None),
             ("any port, odd lengths", [1, 2], odd, None),
             ("OpenVPN's data", [1, 2], openvpn, None),
         ];

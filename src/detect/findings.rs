@@ -48,11 +48,13 @@ pub enum SlotId {
     IpsecOther,
     /// IKE.
     Ike,
-    /// GRE and PPTP.
+    /// PPTP.
     Gre,
+    /// Inner packets of encapsulations without a counter.
+    Inner,
 }
 
-const SLOTS: usize = 8;
+const SLOTS: usize = 9;
 
 /// Numbers that one family remembers of one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,10 +63,14 @@ pub struct Slot {
     pub a: u64,
     /// Free for the family: a counter.
     pub b: u64,
-    /// Consistent packets in a row.
+    /// Packets of the series.
     pub hits: u32,
     /// Free for the family: flags, lengths seen.
     pub c: u32,
+    /// Octets of the latest packet that the next one's must differ from.
+    pub content: u64,
+    /// Packets that were out of the series.
+    pub misses: u32,
 }
 
 /// Evidence and slots of one flow; absent for flows that no detector took an interest in.

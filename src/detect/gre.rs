@@ -12,14 +12,15 @@
 //! | 16 | protocol type (EtherType) | 0x880b, PPP |
 //! | 32 | | key: payload length (16), call (16) |
 //!
-//! GRE is certain once two packets hold inner packets that check out; a probe of all protocol numbers holds none.
+//! GRE is likely once two different packets hold inner packets that check out, with three certain: a probe may hold one.
 //! Enhanced GRE repeats the payload's length and counts its packets: a constant call with counting numbers one way is
 //! likely, both ways certain.
 
 use super::inner::{self, Inner};
-use super::ipip::{twice, verified_before};
-use super::sequence::Step;
-use super::{About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, SlotId};
+use super::sequence::{Content, Step};
+use super::{
+    About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, Slot, SlotId,
+};
 use crate::wire::cursor::{u16_at, u32_at};
 
 /// GRE and PPTP.
@@ -108,7 +109,10 @@ fn gre(flags: u16, kind: u16, segment: &Segment<'_>, findings: &mut Findings) {
     if flags & SEQUENCE != 0 {
         offset += 4;
     }
-    let Some(len) = segment.payload_len.checked_sub(offset as u32) else { return };
+    if segment.payload_len < offset as u32 {
+        return;
+    }
+    let len = segment.len_behind(offset as u32);
     let inside = segment.payload.get(offset..).unwrap_or_default();
     let inner = match kind {
         0x0800 => inner::ipv4(inside, len),
@@ -123,16 +127,21 @@ fn gre(flags: u16, kind: u16, segment: &Segment<'_>, findings: &mut Findings) {
         *own = key.or(*own);
     }
     if inner == Inner::Verified {
-        let before = verified_before(findings, &INNER);
-        findings.add(segment, Protocol::Gre, &INNER, twice(before), kind.into());
+        let confidence = inner::confidence(findings, segment, inside);
+        findings.add(segment, Protocol::Gre, &INNER, confidence, kind.into());
         return;
     }
-    let same = findings
-        .of(&HEADER, segment.direction)
-        .map_or(0, |found| if found.last_value == u64::from(kind) { found.count } else { 0 });
-    // Keepalives and probes have no content at all.
-    let confidence =
-        if same + 1 >= LIKELY_HEADERS && len > 0 && kind != 0 { Confidence::Likely } else { Confidence::Possible };
+    // Keepalives and probes have no content at all, or always the same.
+    let mark = inner::fingerprint(inside);
+    let slot = findings.slot(SlotId::Gre, segment.direction);
+    if slot.c != u32::from(kind) {
+        *slot = Slot { c: kind.into(), ..Slot::default() };
+    }
+    if len > 0 && kind != 0 && slot.a != mark {
+        slot.a = mark;
+        slot.hits = slot.hits.saturating_add(1);
+    }
+    let confidence = if slot.hits >= LIKELY_HEADERS { Confidence::Likely } else { Confidence::Possible };
     findings.add(segment, Protocol::Gre, &HEADER, confidence, kind.into());
 }
 
@@ -148,7 +157,8 @@ fn pptp(flags: u16, segment: &Segment<'_>, findings: &mut Findings) {
         header += 4;
     }
     // RFC 2637 4.1: the payload length is there with or without a payload.
-    if u32::from(claimed) + header != segment.payload_len {
+    let len = u32::from(claimed) + header;
+    if len != segment.payload_len && !(segment.is_fragment && len > segment.payload_len) {
         return;
     }
     if let Some(own) = findings.gre_key.get_mut(segment.direction as usize) {
@@ -157,11 +167,11 @@ fn pptp(flags: u16, segment: &Segment<'_>, findings: &mut Findings) {
     let Some(sequence) = sequence else { return };
     let opposite_hits = findings.slot(SlotId::Gre, segment.direction.opposite()).hits;
     let slot = findings.slot(SlotId::Gre, segment.direction);
-    let step = slot.step(call.into(), sequence.into());
+    let step = slot.step(call.into(), sequence.into(), Content::Open);
     let hits = slot.hits;
     let confidence = match (step, hits, opposite_hits) {
         (Step::Started, _, _) => Confidence::Possible,
-        (Step::Repeated, _, _) => return,
+        (Step::Repeated | Step::Tolerated, _, _) => return,
         (_, 2.., 2..) => Confidence::Certain,
         (_, 2.., _) => Confidence::Likely,
         _ => Confidence::Possible,
@@ -192,7 +202,10 @@ mod tests {
     #[test]
     fn cases() {
         let four = ipv4_packet(8);
-        let ethernet = [vec![2; 12], vec![8, 0], four.clone()].concat();
+        let three = |flags: u16, extra: usize| -> Vec<_> {
+            (8..11).map(|len| (Forward, gre(flags, 0x0800, extra, &ipv4_packet(len)))).collect()
+        };
+        let bridged = |len| [vec![2; 12], vec![8, 0], ipv4_packet(len)].concat();
         let likely = Some((Protocol::Gre, Confidence::Likely));
         let possible = Some((Protocol::Gre, Confidence::Possible));
         let certain = Some((Protocol::Gre, Confidence::Certain));
@@ -202,13 +215,15 @@ mod tests {
             ("empty", vec![(Forward, vec![])], None),
             ("one octet short of a header", vec![(Forward, vec![0, 0, 8])], None),
             ("a probe: header only", vec![(Forward, gre(0, 0x0800, 0, &[]))], possible),
-            ("one inner packet", vec![(Forward, gre(0, 0x0800, 0, &four))], likely),
-            ("two inner packets", vec![(Forward, gre(0, 0x0800, 0, &four)), (Forward, gre(0, 0x0800, 0, &four))], certain),
-            ("IPv6 inside", vec![(Forward, gre(0, 0x86dd, 0, &ipv6_packet(8))); 2], certain),
-            ("key and sequence", vec![(Forward, gre(0x3000, 0x0800, 8, &four)); 2], certain),
-            ("checksum", vec![(Forward, gre(0x8000, 0x0800, 4, &four)); 2], certain),
-            ("Ethernet inside", vec![(Forward, gre(0x2000, 0x6558, 4, &ethernet)); 2], certain),
-            ("MPLS inside", vec![(Forward, gre(0, 0x8847, 0, &[0; 20])); 4], likely),
+            ("one inner packet, again and again", vec![(Forward, gre(0, 0x0800, 0, &four)); 5], possible),
+            ("two inner packets", three(0, 0)[..2].to_vec(), likely),
+            ("three inner packets", three(0, 0), certain),
+            ("IPv6 inside", (8..11).map(|len| (Forward, gre(0, 0x86dd, 0, &ipv6_packet(len)))).collect(), certain),
+            ("key and sequence", three(0x3000, 8), certain),
+            ("checksum", three(0x8000, 4), certain),
+            ("Ethernet inside", (8..11).map(|len| (Forward, gre(0x2000, 0x6558, 4, &bridged(len)))).collect(), certain),
+            ("MPLS inside", (1..5).map(|n| (Forward, gre(0, 0x8847, 0, &[n; 20]))).collect(), likely),
+            ("a probe with MPLS inside, again and again", vec![(Forward, gre(0, 0x8847, 0, &[0; 20])); 9], possible),
             ("keepalives", vec![(Forward, gre(0, 0, 0, &[])); 9], possible),
             ("reserved flag", vec![(Forward, gre(0x0400, 0x0800, 0, &four)); 2], None),
             ("another version", vec![(Forward, gre(0x0002, 0x0800, 0, &four)); 2], None),

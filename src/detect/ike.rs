@@ -67,11 +67,11 @@ static ABOUT: About = About {
 pub(super) fn is_marked(findings: &mut Findings) -> bool {
     [Direction::Forward, Direction::Reverse]
         .into_iter()
-        .any(|direction| findings.slot(SlotId::Ike, direction).c == MARKED)
+        .any(|direction| findings.slot(SlotId::Ike, direction).c & MARKED != 0)
 }
 
-/// Mark in an IKE slot.
-const MARKED: u32 = 1;
+/// Mark in an IKE slot, above the message's mark.
+const MARKED: u32 = 1 << 31;
 const HEADER: u32 = 28;
 const V1: u8 = 0x10;
 const V2: u8 = 0x20;
@@ -92,7 +92,7 @@ impl Detector for Ike {
         if let Some(header) = marked.and_then(|message| Header::parse(message, len - 4)) {
             take(&header, segment, findings);
             // Only where IKE is marked does ESP share its ports.
-            findings.slot(SlotId::Ike, segment.direction).c = MARKED;
+            findings.slot(SlotId::Ike, segment.direction).c |= MARKED;
         } else if let Some(header) = Header::parse(segment.payload, len) {
             take(&header, segment, findings);
         }
@@ -108,6 +108,8 @@ struct Header {
     sets_up: bool,
     /// From the side that set the association up, where the version tells.
     from_initiator: Option<bool>,
+    /// Tells messages apart: identifier and length, 31 bits.
+    mark: u32,
 }
 
 impl Header {
@@ -150,7 +152,8 @@ impl Header {
             }
             _ => return None,
         };
-        Some(Self { initiator, responder, sets_up, from_initiator })
+        let mark = (message.rotate_left(16) ^ length) & !MARKED;
+        Some(Self { initiator, responder, sets_up, from_initiator, mark })
     }
 }
 
@@ -160,8 +163,12 @@ fn take(header: &Header, segment: &Segment<'_>, findings: &mut Findings) {
     if here.hits > 0 && here.a != header.initiator {
         here.hits = 0;
     }
+    // The same message again is no second one (RFC 7296 2.1: requests are sent again until they are answered).
+    if here.hits == 0 || here.c & !MARKED != header.mark {
+        here.hits = here.hits.saturating_add(1);
+    }
     here.a = header.initiator;
-    here.hits = here.hits.saturating_add(1);
+    here.c = here.c & MARKED | header.mark;
     if header.responder != 0 {
         here.b = header.responder;
     }
@@ -224,9 +231,10 @@ mod tests {
             ("IKEv1", vec![(Forward, ask1), (Reverse, answer1)], level(Confidence::Certain)),
             ("answer to another", vec![(Forward, ask.clone()), (Reverse, message([8, 9], 33, V2, 34, 0x20, 0))], level(Confidence::Possible)),
             ("behind the marker", vec![(Forward, marked(&ask)), (Reverse, marked(&answer))], level(Confidence::Certain)),
-            ("mid-stream, one way", vec![(Forward, auth.clone()), (Forward, auth)], level(Confidence::Likely)),
+            ("one message, sent again", vec![(Forward, auth.clone()); 4], level(Confidence::Possible)),
+            ("mid-stream, one way", vec![(Forward, auth), (Forward, marked(&message([7, 9], 46, V2, 35, 0x08, 2)))], level(Confidence::Likely)),
             ("mid-stream, one message", vec![(Forward, informational)], level(Confidence::Possible)),
-            ("IKE_INTERMEDIATE", vec![(Forward, message([7, 9], 46, V2, 43, 0x08, 1)); 2], level(Confidence::Likely)),
+            ("IKE_INTERMEDIATE", (1..3).map(|id| (Forward, message([7, 9], 46, V2, 43, 0x08, id))).collect(), level(Confidence::Likely)),
             ("no initiator's SPI", vec![(Forward, message([0, 0], 33, V2, 34, 0x08, 0))], None),
             ("reserved flag", vec![(Forward, message([7, 0], 33, V2, 34, 0x48, 0))], None),
             ("unknown exchange", vec![(Forward, message([7, 0], 33, V2, 99, 0x08, 0))], None),

@@ -1,12 +1,11 @@
 //! Turns payloads of IP protocols 4 and 41 into evidence of IP in IP: IPIP (RFC 2003), 6in4 (RFC 4213),
 //! 4in6 and 6in6 (RFC 2473).
 //!
-//! The payload is an IP packet, header first. One whose version, length and checksum are right makes the tunnel likely, a
-//! second one certain: a probe of all protocol numbers sends none.
+//! The payload is an IP packet, header first. One whose version, length and checksum are right may be a probe, two different
+//! ones make the tunnel likely, three certain.
 
 use super::inner::{self, Inner};
 use super::{About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment};
-use crate::flow::Direction;
 
 /// IP in IP.
 #[derive(Debug)]
@@ -46,30 +45,20 @@ impl Detector for IpInIp {
     fn inspect(&self, segment: &Segment<'_>, findings: &mut Findings) {
         let Carrier::Ip { protocol: number, outer_v6 } = segment.carrier else { return };
         let (protocol, inner) = match (number, outer_v6) {
-            (4, false) => (Protocol::Ipip, inner::ipv4(segment.payload, segment.payload_len)),
-            (4, true) => (Protocol::FourInSix, inner::ipv4(segment.payload, segment.payload_len)),
-            (41, false) => (Protocol::SixInFour, inner::ipv6(segment.payload, segment.payload_len)),
-            (41, true) => (Protocol::SixInSix, inner::ipv6(segment.payload, segment.payload_len)),
+            (4, false) => (Protocol::Ipip, inner::ipv4(segment.payload, segment.len_behind(0))),
+            (4, true) => (Protocol::FourInSix, inner::ipv4(segment.payload, segment.len_behind(0))),
+            (41, false) => (Protocol::SixInFour, inner::ipv6(segment.payload, segment.len_behind(0))),
+            (41, true) => (Protocol::SixInSix, inner::ipv6(segment.payload, segment.len_behind(0))),
             _ => return,
         };
         match inner {
             Inner::Verified => {
-                let before = verified_before(findings, &INNER);
-                findings.add(segment, protocol, &INNER, twice(before), segment.payload_len.into());
+                let confidence = inner::confidence(findings, segment, segment.payload);
+                findings.add(segment, protocol, &INNER, confidence, segment.payload_len.into());
             }
             Inner::Unverified => findings.add(segment, protocol, &PROTOCOL, Confidence::Possible, number.into()),
         }
     }
-}
-
-/// Whether `code` was given before, in either direction.
-pub(super) fn verified_before(findings: &Findings, code: &'static Code) -> bool {
-    [Direction::Forward, Direction::Reverse].into_iter().any(|direction| findings.of(code, direction).is_some())
-}
-
-/// One inner packet that checks out is likely no chance, two are none.
-pub(super) const fn twice(before: bool) -> Confidence {
-    if before { Confidence::Certain } else { Confidence::Likely }
 }
 
 #[cfg(test)]
@@ -81,18 +70,20 @@ mod tests {
 
     #[test]
     fn cases() {
-        let four = ipv4_packet(8);
-        let six = ipv6_packet(8);
+        let (four, four_more, four_last) = (ipv4_packet(8), ipv4_packet(9), ipv4_packet(10));
+        let (six, six_more, six_last) = (ipv6_packet(8), ipv6_packet(9), ipv6_packet(10));
         let junk = [0; 40];
         #[rustfmt::skip]
         let cases = [
             ("empty", 4, false, vec![&junk[..0]], Some((Protocol::Ipip, Confidence::Possible))),
             ("a probe", 4, false, vec![&junk[..]], Some((Protocol::Ipip, Confidence::Possible))),
-            ("one packet", 4, false, vec![&four[..]], Some((Protocol::Ipip, Confidence::Likely))),
-            ("two packets", 4, false, vec![&four[..], &four[..]], Some((Protocol::Ipip, Confidence::Certain))),
-            ("6in4", 41, false, vec![&six[..], &six[..]], Some((Protocol::SixInFour, Confidence::Certain))),
-            ("4in6", 4, true, vec![&four[..], &four[..]], Some((Protocol::FourInSix, Confidence::Certain))),
-            ("6in6", 41, true, vec![&six[..], &six[..]], Some((Protocol::SixInSix, Confidence::Certain))),
+            ("one packet", 4, false, vec![&four[..]], Some((Protocol::Ipip, Confidence::Possible))),
+            ("the same again, in turn", 4, false, vec![&four[..]; 6], Some((Protocol::Ipip, Confidence::Likely))),
+            ("two packets", 4, false, vec![&four[..], &four_more], Some((Protocol::Ipip, Confidence::Likely))),
+            ("three packets", 4, false, vec![&four[..], &four_more, &four_last], Some((Protocol::Ipip, Confidence::Certain))),
+            ("6in4", 41, false, vec![&six[..], &six_more, &six_last], Some((Protocol::SixInFour, Confidence::Certain))),
+            ("4in6", 4, true, vec![&four[..], &four_more, &four_last], Some((Protocol::FourInSix, Confidence::Certain))),
+            ("6in6", 41, true, vec![&six[..], &six_more, &six_last], Some((Protocol::SixInSix, Confidence::Certain))),
             ("an IPv6 packet in protocol 4", 4, false, vec![&six[..], &six[..]], Some((Protocol::Ipip, Confidence::Possible))),
             ("GRE's number", 47, false, vec![&four[..]], None),
         ];

@@ -192,8 +192,17 @@ pub struct Segment<'a> {
     pub ports: [u16; 2],
     /// Captured octets; may be fewer than `payload_len`.
     pub payload: &'a [u8],
-    /// Octets on the wire.
+    /// Octets on the wire; of a first fragment those of the whole datagram where its header tells (UDP), else its own.
     pub payload_len: u32,
+    /// A first fragment: what is inside may be longer.
+    pub is_fragment: bool,
+}
+
+impl Segment<'_> {
+    /// Octets on the wire behind the first `offset` ones; [`inner::UNKNOWN`] in a first fragment.
+    pub(crate) const fn len_behind(&self, offset: u32) -> u32 {
+        if self.is_fragment { inner::UNKNOWN } else { self.payload_len.saturating_sub(offset) }
+    }
 }
 
 /// The most probable tunnel protocol of a flow.
@@ -251,6 +260,26 @@ pub trait Detector: Sync {
     fn inspect(&self, segment: &Segment<'_>, findings: &mut Findings);
 }
 
+/// Whether a UDP payload may open a tunnel: looked at even in flows that showed none so far, for hole punching, STUN or a
+/// probe may come first. Three octets and a length, no more.
+#[must_use]
+#[inline]
+pub fn may_open(payload: &[u8], len: u32) -> bool {
+    match *payload {
+        // WireGuard: initiation and response (whitepaper 5.4).
+        [1, 0, 0, 0, ..] => len == 148,
+        [2, 0, 0, 0, ..] => len == 92,
+        // OpenVPN: a client's reset, version 2 in its sizes with and without guards, version 3 with a wrapped key.
+        [0x38, ..] => (14..=130).contains(&len),
+        [0x50, ..] => len >= 100,
+        // IKE: no responder's SPI yet; version 2's IKE_SA_INIT, version 1's main and aggressive mode (RFC 7296 3.1).
+        [_, _, _, _, _, _, _, _, 0, 0, 0, 0, 0, 0, 0, 0, _, version, exchange, ..] => {
+            matches!((version, exchange), (0x20, 34) | (0x10, 2 | 4))
+        }
+        _ => false,
+    }
+}
+
 /// Every detector. The order is that of the tables.
 pub const REGISTRY: &[&dyn Detector] = &[
     &wireguard::Wireguard,
@@ -282,7 +311,19 @@ pub(crate) mod tests_support {
             ports: [40_000, 40_001],
             payload,
             payload_len: payload.len() as u32,
+            is_fragment: false,
         }
+    }
+
+    /// Octets that do not repeat themselves, as ciphertext does not.
+    pub fn ciphertext(seed: u64, len: usize) -> Vec<u8> {
+        // SplitMix64 (Steele, Lea and Flood 2014).
+        let word = |at: u64| {
+            let mut word = (seed << 20 | at).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            word ^ (word >> 27)
+        };
+        (1..).flat_map(|at| word(at).to_be_bytes()).take(len).collect()
     }
 
     /// What a detector makes of some packets.

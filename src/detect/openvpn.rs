@@ -13,12 +13,15 @@
 //! | next | 4 | message identifier (not in acknowledgments) | |
 //!
 //! Control packets are told by structure and by their 64-bit session identifiers: one side repeats its own while its
-//! packet identifiers count (2^-64 by chance), and repeats the other side's in acknowledgments. Data packets are told by
-//! a constant header of 32 bits with a counter (2^-48 a packet); both sides use the same header. Where acknowledgments are
-//! encrypted (tls-crypt), both sides' counting session identifiers make it certain.
+//! packet identifiers count by one (2^-92 a packet by chance), and repeats the other side's in acknowledgments. A guarded
+//! session keeps its time, too (2^-32), and its HMACs never repeat. Data packets are told by a constant header of 32 bits
+//! with a small peer identifier and a counter (2^-60 a packet) over ciphertext that does not repeat itself; both sides use
+//! the same header. Where acknowledgments are encrypted (tls-crypt), both sides' counting sessions make it certain.
 
-use super::sequence::Step;
-use super::{About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, SlotId};
+use super::sequence::{Content, Step};
+use super::{
+    About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, Slot, SlotId,
+};
 use crate::wire::cursor::{u32_at, u64_at};
 
 /// OpenVPN over UDP on any port.
@@ -80,7 +83,7 @@ static ABOUT: About = About {
     specification: SPECIFICATION,
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
-    out_of_sight: "static keys (no header at all); CBC data alone, whose counter is encrypted, stays possible",
+    out_of_sight: "static keys (no header at all); CBC data alone, whose counter is encrypted, stays possible; so does AEAD data with peer identifiers above 65,535, or without one (version 1) from one side alone",
     codes: CODES,
 };
 
@@ -108,6 +111,11 @@ pub(super) mod opcode {
     pub const CONTROL_WKC: u8 = 11;
 }
 
+/// What a data packet of version 2 begins with: opcode, key and a small peer identifier.
+pub(super) const fn is_data_header(header: u32) -> bool {
+    header >> 27 == opcode::DATA_V2 as u32 && matches!(header & 0x00ff_ffff, 0..=0xffff | 0x00ff_ffff)
+}
+
 /// Takes one OpenVPN packet of `len` octets, of which `octets` are captured.
 #[inline]
 pub(super) fn packet(octets: &[u8], len: u32, segment: &Segment<'_>, findings: &mut Findings) {
@@ -116,7 +124,7 @@ pub(super) fn packet(octets: &[u8], len: u32, segment: &Segment<'_>, findings: &
         opcode::DATA_V1 | opcode::DATA_V2 => data(first, octets, len, segment, findings),
         opcode::SOFT_RESET..=opcode::CONTROL_WKC => {
             if let Some(control) = Control::parse(first, octets, len) {
-                take(&control, segment, findings);
+                take(&control, octets, segment, findings);
             }
         }
         _ => {}
@@ -132,6 +140,10 @@ struct Control {
     counter: Option<u32>,
     /// The other side's session, where acknowledgments are in clear.
     remote: Option<u64>,
+    /// Time of replay protection, the same all through a session; 0 in plain mode.
+    time: u32,
+    /// Where the HMAC begins; 0 in plain mode.
+    hmac: usize,
 }
 
 /// HMAC lengths of tls-auth by digest: SHA-1, SHA-256, SHA-512, MD5, SHA-224, SHA-384.
@@ -154,15 +166,16 @@ impl Control {
             return None;
         }
         let session = u64_at(octets, 1)?;
-        // Eight random octets: neither zero nor mostly zero.
-        if session >> 32 == 0 || session as u32 == 0 {
+        // Eight random octets: all but 1 in 300,000 have that many bits set, flags and small numbers have fewer.
+        if !(14..=50).contains(&session.count_ones()) {
             return None;
         }
-        let control = Self { opcode, session, counter: None, remote: None };
+        let control = Self { opcode, session, counter: None, remote: None, time: 0, hmac: 0 };
+        // tls-crypt first: its small packet identifier reads as an empty list of plain acknowledgments.
         control
-            .plain(octets, len)
+            .tls_crypt(octets, len)
+            .or_else(|| control.plain(octets, len))
             .or_else(|| HMACS.iter().find_map(|&hmac| control.tls_auth(octets, len, hmac)))
-            .or_else(|| control.tls_crypt(octets, len))
     }
 
     fn plain(self, octets: &[u8], len: u32) -> Option<Self> {
@@ -171,19 +184,23 @@ impl Control {
     }
 
     fn tls_auth(self, octets: &[u8], len: u32, hmac: usize) -> Option<Self> {
-        let counter = replay_counter(octets, 9 + hmac)?;
+        let (counter, time) = replay_counter(octets, 9 + hmac)?;
         let (remote, _) = self.reliability(octets, len, 9 + hmac + 8)?;
-        Some(Self { counter: Some(counter), remote, ..self })
+        Some(Self { counter: Some(counter), remote, time, hmac: 9, ..self })
     }
 
     fn tls_crypt(self, octets: &[u8], len: u32) -> Option<Self> {
         // Session, packet identifier, time, HMAC of 256 bits, and the encrypted reliability layer.
         let least = 9 + 8 + 32 + if self.opcode == opcode::ACK { 1 + 4 + 8 } else { 1 + 4 };
-        let counter = replay_counter(octets, 9)?;
+        let (counter, time) = replay_counter(octets, 9)?;
         let is_first = counter & !EARLY == 1;
         let is_reset = matches!(self.opcode, opcode::CLIENT_RESET_V2 | opcode::CLIENT_RESET_V3);
-        (len >= least && (is_first || !is_reset || counter & !EARLY < 64))
-            .then_some(Self { counter: Some(counter), ..self })
+        (len >= least && (is_first || !is_reset || counter & !EARLY < 64)).then_some(Self {
+            counter: Some(counter),
+            time,
+            hmac: 17,
+            ..self
+        })
     }
 
     /// Acknowledgments and message identifier at `offset`: the other side's session and the identifier.
@@ -221,23 +238,35 @@ impl Control {
 }
 
 /// A packet identifier of replay protection with a time behind it that is one (after 2001).
-fn replay_counter(octets: &[u8], offset: usize) -> Option<u32> {
+fn replay_counter(octets: &[u8], offset: usize) -> Option<(u32, u32)> {
     let (counter, time) = (u32_at(octets, offset)?, u32_at(octets, offset + 4)?);
     let counts = counter & !EARLY;
     let known = counter < MAX_COUNTER || counter & EARLY == EARLY;
-    ((1..MAX_COUNTER).contains(&counts) && known && time > 1_000_000_000).then_some(counter)
+    ((1..MAX_COUNTER).contains(&counts) && known && time > 1_000_000_000).then_some((counts, time))
 }
 
-fn take(control: &Control, segment: &Segment<'_>, findings: &mut Findings) {
+/// Control packets come in order but for what is lost.
+const NEAR: u64 = 4;
+/// Plain control packets of one session, one way, before it is likely.
+const PLAIN_HITS: u32 = 5;
+
+fn take(control: &Control, octets: &[u8], segment: &Segment<'_>, findings: &mut Findings) {
     let value = control.session >> 32;
     let there = *findings.slot(SlotId::Openvpn, segment.direction.opposite());
     let here = findings.slot(SlotId::Openvpn, segment.direction);
+    let is_guarded = control.hmac > 0;
+    let content =
+        if is_guarded { Content::Encrypted(octets.get(control.hmac..).unwrap_or_default()) } else { Content::Open };
+    if here.hits > 0 && here.c != control.time {
+        *here = Slot::default();
+    }
     let step = match control.counter {
-        Some(counter) => here.step(control.session, counter.into()),
+        Some(counter) => here.step_within(NEAR, control.session, counter.into(), content),
         // A plain acknowledgment has no identifier of its own.
         None if here.hits > 0 && here.a == control.session => Step::Repeated,
-        None => here.step(control.session, 0),
+        None => here.step(control.session, 0, content),
     };
+    here.c = control.time;
     let hits = here.hits;
     let acknowledges = there.hits > 0 && control.remote == Some(there.a);
     if acknowledges {
@@ -254,8 +283,10 @@ fn take(control: &Control, segment: &Segment<'_>, findings: &mut Findings) {
         findings.originator.get_or_insert(originator);
     } else if step == Step::Counted {
         let confidence = match (hits, there.hits) {
-            (2.., 2..) => Confidence::Certain,
-            (3.., _) => Confidence::Likely,
+            (2.., 2..) if is_guarded => Confidence::Certain,
+            (3.., _) if is_guarded => Confidence::Likely,
+            // In plain mode an acknowledgment names the other side's session soon enough.
+            (PLAIN_HITS.., _) => Confidence::Likely,
             _ => Confidence::Possible,
         };
         findings.add(segment, Protocol::Openvpn, &SESSION, confidence, value);
@@ -263,7 +294,14 @@ fn take(control: &Control, segment: &Segment<'_>, findings: &mut Findings) {
 }
 
 /// Counting data packets before one direction is likely.
-const LIKELY_HITS: u32 = 4;
+const LIKELY_HITS: u32 = 5;
+/// The same of the other direction, where both make it certain.
+const FEW_HITS: u32 = 3;
+/// Data packets between two that are looked at.
+const DATAGRAMS_NEAR: u64 = 16;
+const STREAM_NEAR: u64 = 64;
+/// The same of version 1, whose header is a single octet, asked of both directions.
+const V1_HITS: u32 = 8;
 /// Data packets with the same header from both sides before that says anything.
 const HEADER_HITS: u32 = 8;
 /// Flag in a data slot: a length that is no multiple of four, which ESP never has.
@@ -293,20 +331,26 @@ fn data(first: u8, octets: &[u8], len: u32, segment: &Segment<'_>, findings: &mu
     }
     let rekeyed = slot.hits >= 3 && slot.a == id && u64::from(counter) < slot.b && counter < 64;
     if rekeyed {
-        slot.b = counter.into();
+        slot.b = u64::from(counter).saturating_sub(1);
     }
-    let step = slot.step(id, counter.into());
+    // Behind the packet identifier stands the tag, or (epoch format) what is encrypted.
+    let content = octets.get(if is_v2 { 8 } else { 5 }..).unwrap_or_default();
+    // In a stream not every packet's header is captured.
+    let near = if segment.carrier == Carrier::Udp { DATAGRAMS_NEAR } else { STREAM_NEAR };
+    let step = slot.step_within(near, id, counter.into(), Content::Encrypted(content));
     slot.c = marks;
     let hits = slot.hits;
     let same_peer = there.a == id && is_v2;
+    // A server counts its clients from 0; without a server the identifier is all ones.
+    let is_peer = is_data_header(header);
     let value = header.into();
     if step == Step::Counted && hits >= 2 {
         let not_esp = (marks | there.c) & NOT_WORDS != 0;
         let confidence = match (hits, there.hits) {
             // The server gives the peer identifier, and both sides use it.
-            (3.., 3..) if same_peer => Confidence::Certain,
-            (LIKELY_HITS.., _) if not_esp && is_v2 => Confidence::Likely,
-            (LIKELY_HITS.., LIKELY_HITS..) if not_esp => Confidence::Likely,
+            (LIKELY_HITS.., FEW_HITS..) | (FEW_HITS.., LIKELY_HITS..) if is_peer && same_peer => Confidence::Certain,
+            (LIKELY_HITS.., _) if is_peer => Confidence::Likely,
+            (V1_HITS.., V1_HITS..) if !is_v2 && not_esp && there.a == id => Confidence::Likely,
             _ => Confidence::Possible,
         };
         findings.add(segment, Protocol::Openvpn, &DATA_COUNTER, confidence, value);
@@ -318,7 +362,7 @@ fn data(first: u8, octets: &[u8], len: u32, segment: &Segment<'_>, findings: &mu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::detect::tests_support::{best, udp};
+    use crate::detect::tests_support::{best, ciphertext, udp};
     use crate::flow::Direction::{Forward, Reverse};
 
     const CLIENT: u64 = 0x1122_3344_5566_7788;
@@ -347,7 +391,7 @@ mod tests {
     }
 
     fn tls_auth(hmac: usize, id: u32) -> Vec<u8> {
-        [&vec![0x77; hmac][..], &id.to_be_bytes(), &1_700_000_000_u32.to_be_bytes()].concat()
+        [&ciphertext(id.into(), hmac)[..], &id.to_be_bytes(), &1_700_000_000_u32.to_be_bytes()].concat()
     }
 
     fn tls_crypt(opcode: u8, session: u64, id: u32, len: usize) -> Vec<u8> {
@@ -355,14 +399,14 @@ mod tests {
         octets.extend(session.to_be_bytes());
         octets.extend(id.to_be_bytes());
         octets.extend(1_700_000_000_u32.to_be_bytes());
-        octets.resize(len, 0xee);
+        octets.extend(ciphertext(session ^ u64::from(id), len - octets.len()));
         octets
     }
 
     fn aead(peer: u32, id: u32, len: usize) -> Vec<u8> {
         let mut octets = (0x4800_0000 | peer).to_be_bytes().to_vec();
         octets.extend(id.to_be_bytes());
-        octets.resize(len, 0x33);
+        octets.extend(ciphertext(u64::from(peer ^ id), len - octets.len()));
         octets
     }
 
@@ -380,7 +424,8 @@ mod tests {
         random.resize(42, 0x91);
         let data =
             |ids: std::ops::Range<u32>, len: usize| ids.map(move |id| (Forward, aead(0, id, len))).collect::<Vec<_>>();
-        let both = (5..9).flat_map(|id| [(Forward, aead(3, id, 88)), (Reverse, aead(3, id, 88))]).collect::<Vec<_>>();
+        let v1 = |id: u32| [&[0x30][..], &id.to_be_bytes(), &ciphertext(id.into(), 85)].concat();
+        let both = (5..10).flat_map(|id| [(Forward, aead(3, id, 88)), (Reverse, aead(3, id, 88))]).collect::<Vec<_>>();
         let cbc: Vec<_> = (0..9_u32)
             .flat_map(|n| {
                 let id = n.wrapping_mul(0x9e37_79b9);
@@ -408,9 +453,18 @@ mod tests {
             ], level(Confidence::Certain)),
             ("mid-stream control, one way", (5..8).map(|id| (Forward, tls_crypt(4, CLIENT, id, 300))).collect(), level(Confidence::Likely)),
             ("first octet of a reset, then random", vec![(Forward, random)], None),
+            ("DNS queries of one identifier", (b'a'..b'i').map(|first| {
+                let mut query = b"\x20\x07\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x03www\x07example\x03net\x00\x00\x01\x00\x01".to_vec();
+                query[13] = first;
+                (Forward, query)
+            }).collect(), None),
             ("the same DNS query again", vec![(Forward, b"\x20\x07\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x03www\x07example\x03net\x00\x00\x01\x00\x01".to_vec()); 6], None),
-            ("data, one way", data(5..9, 90), level(Confidence::Likely)),
-            ("data, whole words: may be ESP", data(5..9, 88), level(Confidence::Possible)),
+            ("data, one way", data(5..10, 90), level(Confidence::Likely)),
+            ("data, one way, whole words", data(5..10, 88), level(Confidence::Likely)),
+            ("data of a peer that no server numbers so", (5..12).map(|id| (Forward, aead(0x0061_6263, id, 90))).collect(), level(Confidence::Possible)),
+            ("text", (0..9).map(|n| (Forward, format!("Hello {n} from the test client").into_bytes())).collect(), None),
+            ("version 1, one way", (5..15).map(|id| (Forward, v1(id))).collect(), level(Confidence::Possible)),
+            ("version 1, both ways", (5..15).flat_map(|id| [(Forward, v1(id)), (Reverse, v1(id + 90))]).collect(), level(Confidence::Likely)),
             ("data, both ways", both, level(Confidence::Certain)),
             ("CBC data, both ways", cbc, level(Confidence::Possible)),
             ("QUIC short headers", (0..9_u8).map(|n| (Forward, vec![0x40 | ((n * 7) & 0x3f); 40])).collect(), None),

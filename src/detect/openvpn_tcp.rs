@@ -7,9 +7,10 @@
 //! | 2 | length | an OpenVPN packet, see `openvpn.rs` |
 //!
 //! Senders write a packet at a time, so that a segment begins with a length more often than not: that is where a stream
-//! picked up mid-way is entered. From there each length must lead to the next packet.
+//! picked up mid-way is entered, or else where a data packet's header stands behind a length. From there each length must
+//! lead to the next packet.
 
-use super::openvpn::{CODES, SPECIFICATION, opcode, packet};
+use super::openvpn::{CODES, SPECIFICATION, is_data_header, opcode, packet};
 use super::{About, Carrier, CarrierKind, Confidence, Detector, Findings, Protocol, Segment, Slot, SlotId};
 use crate::wire::TcpFlags;
 use crate::wire::cursor::u16_at;
@@ -26,7 +27,7 @@ static ABOUT: About = About {
     specification: SPECIFICATION,
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
-    out_of_sight: "static keys; CBC data alone stays possible; a stream cut so that no segment begins with a packet",
+    out_of_sight: "static keys; CBC data alone stays possible; full segments picked up mid-stream whose packets begin behind the snap length",
     codes: CODES,
 };
 
@@ -49,7 +50,7 @@ impl Detector for OpenvpnTcp {
         let seq = if flags.has(TcpFlags::SYN) { seq.wrapping_add(1) } else { seq };
         let next = findings.slot(SlotId::OpenvpnStream, segment.direction);
         let offset = match next.hits {
-            0 => 0,
+            0 => entry(segment, findings),
             // `a` is where the next packet begins: behind this segment, in it, or before it.
             _ => match (next.a as u32).wrapping_sub(seq) {
                 offset if offset < segment.payload_len => offset,
@@ -72,6 +73,36 @@ impl Detector for OpenvpnTcp {
     }
 }
 
+/// Longer segments are full ones: the stream is busy, and packets begin anywhere.
+const FULL: u32 = 1000;
+/// Packets of one header after which no other is taken for an entry.
+const KNOWN: u32 = 3;
+
+/// Where the first packet of a segment begins, in a stream whose lengths are not known: at its front, or where what is
+/// captured holds a length and a data packet's header.
+fn entry(segment: &Segment<'_>, findings: &mut Findings) -> u32 {
+    let octets = segment.payload;
+    if segment.payload_len < FULL || is_packet(octets) {
+        return 0;
+    }
+    let known = *findings.slot(SlotId::OpenvpnData, segment.direction);
+    let found = octets.windows(6).position(|window| {
+        let &[_, _, a, b, c, d] = window else { return false };
+        let header = u32::from_be_bytes([a, b, c, d]);
+        is_packet(window)
+            && is_data_header(header)
+            && (known.hits < KNOWN || known.a == u64::from(header & 0xf8ff_ffff))
+    });
+    found.map_or(0, |at| at as u32)
+}
+
+/// Whether a length and an opcode stand here.
+fn is_packet(octets: &[u8]) -> bool {
+    let &[a, b, first, ..] = octets else { return false };
+    (MIN_PACKET..=MAX_PACKET).contains(&u32::from(u16::from_be_bytes([a, b])))
+        && matches!(first >> 3, opcode::SOFT_RESET..=opcode::CONTROL_WKC)
+}
+
 /// Takes the packets of a segment from `offset` on; returns where the next one begins, unless the chain broke.
 fn walk(offset: u32, segment: &Segment<'_>, findings: &mut Findings) -> Option<u32> {
     let mut offset = offset;
@@ -81,9 +112,7 @@ fn walk(offset: u32, segment: &Segment<'_>, findings: &mut Findings) -> Option<u
         }
         let at = offset as usize;
         let len = u32::from(u16_at(segment.payload, at)?);
-        let first = *segment.payload.get(at + 2)?;
-        if !(MIN_PACKET..=MAX_PACKET).contains(&len) || !matches!(first >> 3, opcode::SOFT_RESET..=opcode::CONTROL_WKC)
-        {
+        if !is_packet(segment.payload.get(at..)?) {
             return None;
         }
         let captured = segment.payload.get(at + 2..).unwrap_or_default();
@@ -96,7 +125,7 @@ fn walk(offset: u32, segment: &Segment<'_>, findings: &mut Findings) -> Option<u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::detect::tests_support::{best, segment};
+    use crate::detect::tests_support::{best, ciphertext, segment};
     use crate::flow::Direction::{self, Forward, Reverse};
 
     fn framed(packets: &[Vec<u8>]) -> Vec<u8> {
@@ -106,7 +135,7 @@ mod tests {
     fn aead(id: u32, len: usize) -> Vec<u8> {
         let mut octets = 0x4800_0003_u32.to_be_bytes().to_vec();
         octets.extend(id.to_be_bytes());
-        octets.resize(len, 0x33);
+        octets.extend(ciphertext(id.into(), len - octets.len()));
         octets
     }
 
@@ -133,12 +162,13 @@ mod tests {
 
     #[test]
     fn cases() {
-        let one_each: Vec<_> = (5..9).map(|id| (Forward, framed(&[aead(id, 90)]))).collect();
-        let together = vec![(Forward, framed(&[aead(5, 90), aead(6, 91), aead(7, 92), aead(8, 30)]))];
-        let whole = framed(&[aead(5, 90), aead(6, 90), aead(7, 90), aead(8, 90), aead(9, 90)]);
+        let one_each: Vec<_> = (5..10).map(|id| (Forward, framed(&[aead(id, 90)]))).collect();
+        let together = vec![(Forward, framed(&[aead(5, 90), aead(6, 91), aead(7, 92), aead(8, 30), aead(9, 40)]))];
+        let whole = framed(&[aead(5, 90), aead(6, 90), aead(7, 90), aead(8, 90), aead(9, 90), aead(10, 90)]);
         let split = vec![(Forward, whole[..100].to_vec()), (Forward, whole[100..].to_vec())];
-        let both: Vec<_> =
-            (5..9).flat_map(|id| [(Forward, framed(&[aead(id, 90)])), (Reverse, framed(&[aead(id, 90)]))]).collect();
+        let both: Vec<_> = (5..10)
+            .flat_map(|id| [(Forward, framed(&[aead(id, 90)])), (Reverse, framed(&[aead(id + 90, 90)]))])
+            .collect();
         let tls = vec![(Forward, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec()); 9];
         let http = vec![(Forward, b"GET / HTTP/1.1\r\nHost: example.net\r\n\r\n".to_vec()); 9];
         let cases = [
@@ -154,6 +184,13 @@ mod tests {
         for (name, writes, expected) in cases {
             assert_eq!(found(&stream(&writes)), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn full_segments_are_entered_where_a_header_stands() {
+        let whole = framed(&(5..40).map(|id| aead(id, 700)).collect::<Vec<_>>());
+        let segments: Vec<_> = whole[333..].chunks(1400).map(|part| (Forward, part.to_vec())).collect();
+        assert_eq!(found(&stream(&segments)), Some(Confidence::Likely));
     }
 
     #[test]

@@ -9,9 +9,10 @@
 //!
 //! Indices are random 32-bit numbers that a peer draws for each session and the other must repeat: a response that
 //! repeats the initiation's sender index is chance once in 2^32, times 2^-32 for the type, times the exact length. Data
-//! alone is told by a constant receiver index (2^-32 a packet) with a counter that counts (2^-48 a packet).
+//! alone is told by a constant receiver index (2^-32 a packet) with a counter that counts (2^-60 a packet) over ciphertext
+//! that does not repeat itself.
 
-use super::sequence::Step;
+use super::sequence::{Content, Step};
 use super::{About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, SlotId};
 
 /// WireGuard over UDP on any port.
@@ -73,13 +74,13 @@ static ABOUT: About = About {
 };
 
 /// Data messages that count in a row before one direction is likely.
-const LIKELY_HITS: u32 = 3;
+const LIKELY_HITS: u32 = 4;
 
 /// A session ends before this counter (whitepaper 6.1, REJECT-AFTER-MESSAGES = 2^64 - 2^13 - 1; in practice 2^60 at most).
 const MAX_COUNTER: u64 = 1 << 60;
 
 /// Padding stops at the tunnel's MTU (whitepaper 5.4.6), so that only messages clearly below it must end on 16 octets.
-const MTU_LIMITED: u32 = 1000;
+const MTU_LIMITED: u32 = 500;
 
 impl Detector for Wireguard {
     fn about(&self) -> &'static About {
@@ -149,10 +150,10 @@ fn data(rest: &[u8], segment: &Segment<'_>, findings: &mut Findings) {
         findings.add(segment, Protocol::Wireguard, &SESSION, Confidence::Certain, receiver);
         return;
     }
-    let opposite_hits = findings.slot(SlotId::Wireguard, segment.direction.opposite()).hits;
+    let opposite = *findings.slot(SlotId::Wireguard, segment.direction.opposite());
     let slot = findings.slot(SlotId::Wireguard, segment.direction);
     let announced_receiver = slot.c;
-    let step = slot.step(receiver, counter);
+    let step = slot.step(receiver, counter, Content::Encrypted(rest.get(12..).unwrap_or_default()));
     slot.c = announced_receiver;
     let hits = slot.hits;
     let follows_response = announced_receiver != 0 && u64::from(announced_receiver) == receiver;
@@ -160,10 +161,13 @@ fn data(rest: &[u8], segment: &Segment<'_>, findings: &mut Findings) {
     let follows_initiation = counter == 0 && findings.of(&INITIATION, segment.direction).is_some();
     let confidence = match step {
         _ if follows_response || follows_initiation => Confidence::Likely,
-        Step::Counted if hits >= LIKELY_HITS && opposite_hits >= LIKELY_HITS => Confidence::Certain,
+        // Each side draws its own index.
+        Step::Counted if hits >= LIKELY_HITS && opposite.hits >= LIKELY_HITS && opposite.a != receiver => {
+            Confidence::Certain
+        }
         Step::Counted if hits >= LIKELY_HITS => Confidence::Likely,
         Step::Counted => Confidence::Possible,
-        Step::Started | Step::Rekeyed | Step::Repeated => return,
+        Step::Started | Step::Tolerated | Step::Rekeyed | Step::Repeated => return,
     };
     findings.add(segment, Protocol::Wireguard, &COUNTER, confidence, receiver);
 }
@@ -178,13 +182,14 @@ fn is_announced(findings: &Findings, segment: &Segment<'_>, receiver: u64) -> bo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::detect::tests_support::{best, udp};
+    use crate::detect::tests_support::{best, ciphertext, udp};
     use crate::flow::Direction::{Forward, Reverse};
 
     fn message(kind: u8, len: usize, words: &[u32]) -> Vec<u8> {
         let mut octets = vec![kind, 0, 0, 0];
         octets.extend(words.iter().flat_map(|word| word.to_le_bytes()));
-        octets.resize(len, 0x5a);
+        let seed = words.iter().fold(7, |seed, word| seed * 31 + u64::from(*word));
+        octets.extend(ciphertext(seed, len - octets.len()));
         octets
     }
 
@@ -212,11 +217,16 @@ mod tests {
             ("DNS query of 64 octets, id 0x0300", vec![(Forward, message(3, 64, &[0x100]))], None),
             ("one datagram of type 4", vec![(Forward, data(7, 0, 32))], None),
             ("data, random receivers", vec![(Forward, data(7, 0, 32)), (Forward, data(8, 1, 32)), (Forward, data(9, 2, 32))], None),
-            ("data, one way", vec![(Forward, data(7, 500, 96)), (Forward, data(7, 501, 32)), (Forward, data(7, 503, 1452))], likely),
+            ("data, one way", vec![
+                (Forward, data(7, 500, 96)), (Forward, data(7, 501, 32)), (Forward, data(7, 503, 1452)), (Forward, data(7, 504, 32)),
+            ], likely),
+            ("data whose content repeats itself", (1..9).map(|n| (Forward, [&data(7, n, 16)[..], &[0x5a; 48]].concat())).collect(), None),
+            ("a clock for a counter", (1..9).map(|n| (Forward, data(7, n * 1000, 96))).collect(), None),
+            ("one index for both ways", (1..9).flat_map(|n| [(Forward, data(7, n, 96)), (Reverse, data(7, n + 50, 96))]).collect(), likely),
             ("data, not padded", vec![(Forward, data(7, 1, 97)), (Forward, data(7, 2, 97)), (Forward, data(7, 3, 97))], None),
             ("data, both ways", vec![
                 (Forward, data(7, 5, 32)), (Reverse, data(9, 5, 32)), (Forward, data(7, 6, 32)), (Reverse, data(9, 6, 32)),
-                (Forward, data(7, 7, 32)), (Reverse, data(9, 7, 32)),
+                (Forward, data(7, 7, 32)), (Reverse, data(9, 7, 32)), (Forward, data(7, 8, 32)), (Reverse, data(9, 8, 32)),
             ], certain),
             ("initiator only", vec![(Forward, initiation.clone()), (Forward, data(7, 0, 32))], likely),
             ("responder only", vec![(Reverse, response.clone()), (Reverse, data(0xa1, 0, 32))], likely),

@@ -30,7 +30,8 @@ impl Prefixes {
 
     /// The approvals of the longest prefix that holds `address`, and its length.
     pub(super) fn longest(&self, address: IpAddr) -> Option<(u8, &[u32])> {
-        let (lengths, bits, width) = match address {
+        // An IPv4-mapped address (RFC 4291 2.5.5.2) is the IPv4 address that an approval names.
+        let (lengths, bits, width) = match address.to_canonical() {
             IpAddr::V4(address) => (&self.v4, u128::from(address.to_bits()), 32),
             IpAddr::V6(address) => (&self.v6, address.to_bits(), 128),
         };

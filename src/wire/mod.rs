@@ -159,7 +159,7 @@ pub struct ParsedPacket<'a> {
     pub transport: Transport,
     /// Captured octets behind the transport header (behind the IP headers for [`Transport::None`]), without link padding.
     pub payload: &'a [u8],
-    /// Octets of that payload on the wire; at least `payload.len()`.
+    /// Octets of that payload on the wire, at least `payload.len()`; of a UDP datagram's first fragment those of the whole.
     pub payload_len: u32,
 }
 

@@ -56,11 +56,13 @@ pub(super) fn parse(network: &Network<'_>) -> Result<(Transport, usize), ParseEr
     }
 }
 
-/// A UDP datagram's payload: by its length field where that is shorter than the IP packet says.
+/// A UDP datagram's payload: by its length field where that is shorter than the IP packet says. A first fragment's is
+/// that of the whole datagram, of which octets are missing here.
 #[inline]
 pub(super) fn udp_payload<'a>(network: &Network<'a>) -> (&'a [u8], u32) {
     let whole = network.payload_len.saturating_sub(UDP_HEADER as u32);
     let len = match u16_at(network.payload, 4) {
+        Some(length @ 8..) if network.fragment.is_some() => whole.max(u32::from(length) - UDP_HEADER as u32),
         Some(length @ 8..) => whole.min(u32::from(length) - UDP_HEADER as u32),
         _ => whole,
     };
@@ -94,7 +96,7 @@ mod tests {
             ("whole", &[0x11, 0x94, 0, 53, 0, 10, 0, 0, 1, 2], 10, udp),
             ("trailer behind the datagram", &[0x11, 0x94, 0, 53, 0, 10, 0, 0, 1, 2, 3], 11, udp),
             ("length 0", &[0x11, 0x94, 0, 53, 0, 0, 0, 0, 1, 2], 10, udp),
-            ("first fragment: longer than this packet", &[0x11, 0x94, 0, 53, 0, 99, 0, 0, 1, 2], 10, udp),
+            ("longer than this packet", &[0x11, 0x94, 0, 53, 0, 99, 0, 0, 1, 2], 10, udp),
             ("length 7", &[0x11, 0x94, 0, 53, 0, 7, 0, 0, 1, 2], 10, Err(ParseError::BadTransport)),
         ];
         for (name, payload, payload_len, expected) in cases {
@@ -123,6 +125,13 @@ mod tests {
         assert_eq!(parse(&network(TCP, &header, 24)), Err(ParseError::BadTransport), "options behind the end");
         header[12] = 0x40;
         assert_eq!(parse(&network(TCP, &header, 24)), Err(ParseError::BadTransport), "header of four words");
+    }
+
+    #[test]
+    fn a_first_fragment_knows_the_length_of_the_datagram() {
+        let mut first = network(UDP, &[0x11, 0x94, 0, 53, 0, 99, 0, 0, 1, 2], 10);
+        first.fragment = Some(Fragment { id: 1, position: FragmentPosition::First });
+        assert_eq!(udp_payload(&first), (&[1, 2][..], 91));
     }
 
     #[test]

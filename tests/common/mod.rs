@@ -1,6 +1,8 @@
 //! What several tests share: recorded captures, an auditor over them, approvals made on the spot.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod packet;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;

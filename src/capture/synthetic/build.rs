@@ -77,19 +77,20 @@ impl Builder {
         ethernet.set_source(source);
         ethernet.set_destination(destination);
         ethernet.set_ethertype(if src.is_ipv4() { EtherTypes::Ipv4 } else { EtherTypes::Ipv6 });
-        let behind = internet(ethernet.payload_mut(), src, dst, protocol, transport + self.payload.len())?;
+        let behind = internet(ethernet.payload_mut(), number, src, dst, protocol, transport + self.payload.len())?;
         transport_header(behind, flow, number, way, mode, self.payload.len())?;
         behind.get_mut(transport..transport + self.payload.len())?.copy_from_slice(&self.payload);
         if flow.content == Content::Gre {
-            inner(behind.get_mut(GRE..self.payload.len())?)?;
+            inner(number, behind.get_mut(GRE..self.payload.len())?)?;
         }
         Some(&self.frame)
     }
 }
 
-/// Writes an IP header for `len` octets and gives what is behind it.
+/// Writes an IP header for `len` octets and gives what is behind it. The packet's number is its identification.
 fn internet(
     octets: &mut [u8],
+    number: u32,
     src: IpAddr,
     dst: IpAddr,
     protocol: IpNextHeaderProtocol,
@@ -101,6 +102,7 @@ fn internet(
             ip.set_version(4);
             ip.set_header_length((IPV4 / 4) as u8);
             ip.set_total_length((IPV4 + len) as u16);
+            ip.set_identification(number as u16);
             ip.set_flags(ipv4::Ipv4Flags::DontFragment);
             ip.set_ttl(64);
             ip.set_next_level_protocol(protocol);
@@ -155,12 +157,12 @@ fn transport_header(
 }
 
 /// GRE's content: an IPv4 packet with a UDP datagram.
-fn inner(octets: &mut [u8]) -> Option<()> {
+fn inner(number: u32, octets: &mut [u8]) -> Option<()> {
     let len = octets.len() - IPV4;
     let (src, dst) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
     // What the header does not name must be zero first.
     octets.get_mut(..IPV4)?.fill(0);
-    let behind = internet(octets, src, dst, IpNextHeaderProtocols::Udp, len)?;
+    let behind = internet(octets, number, src, dst, IpNextHeaderProtocols::Udp, len)?;
     let mut udp = MutableUdpPacket::new(behind)?;
     udp.set_source(5000);
     udp.set_destination(5001);

@@ -1,0 +1,250 @@
+//! Every capture of real software, made worse the way links and operators do: its first packets lost, one direction only,
+//! other ports, cut frames, the other IP version, wrapped in link headers, fragmented. No tunnel may get a wrong name,
+//! no benign flow may raise an alarm, and what is missed is listed here with its reason.
+//!
+//! `cargo test --test stress -- --nocapture` prints the table.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::path::Path;
+
+use common::packet::{Packet, fragmented, wrapped};
+use common::{OwnedFrame, audit, capture_folders, ends, name, policy, read, settings};
+use linewarden::audit::AuditSettings;
+use linewarden::detect::{Confidence, Protocol};
+use linewarden::record::Record;
+
+/// One way to make a capture worse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stress {
+    None,
+    /// The first packets are lost.
+    Late(usize),
+    /// Only what the first speaker sent, or only what came back.
+    OneWay(bool),
+    /// The tunnels' ports are others.
+    Port(u16),
+    Snap(u32),
+    OtherIpVersion,
+    Vlan,
+    QinQ,
+    Mpls,
+    Pppoe,
+    Fragments,
+}
+
+const ALL: [Stress; 17] = [
+    Stress::None,
+    Stress::Late(1),
+    Stress::Late(4),
+    Stress::Late(8),
+    Stress::Late(20),
+    Stress::OneWay(true),
+    Stress::OneWay(false),
+    Stress::Port(39_011),
+    Stress::Port(443),
+    Stress::Port(53),
+    Stress::Snap(96),
+    Stress::OtherIpVersion,
+    Stress::Vlan,
+    Stress::QinQ,
+    Stress::Mpls,
+    Stress::Pppoe,
+    Stress::Fragments,
+];
+
+/// Fewer packets than this are no data phase.
+const FEWEST: usize = 8;
+
+impl Stress {
+    fn title(self) -> String {
+        match self {
+            Self::None => "as it is".to_owned(),
+            Self::Late(packets) => format!("late by {packets}"),
+            Self::OneWay(true) => "there only".to_owned(),
+            Self::OneWay(false) => "back only".to_owned(),
+            Self::Port(port) => format!("port {port}"),
+            Self::Snap(octets) => format!("snap {octets}"),
+            Self::OtherIpVersion => "other IP".to_owned(),
+            Self::Vlan => "VLAN".to_owned(),
+            Self::QinQ => "QinQ".to_owned(),
+            Self::Mpls => "MPLS".to_owned(),
+            Self::Pppoe => "PPPoE".to_owned(),
+            Self::Fragments => "fragments".to_owned(),
+        }
+    }
+
+    /// The capture under this stress; `ports` are the tunnels' own.
+    fn apply(self, frames: &[OwnedFrame], ports: &BTreeSet<u16>) -> Vec<OwnedFrame> {
+        let changed = |change: &dyn Fn(Packet) -> Packet| {
+            let change =
+                |frame: &OwnedFrame| Packet::of(frame).map_or_else(|| frame.clone(), |p| change(p).frame(frame));
+            frames.iter().map(change).collect()
+        };
+        let under = |header: &'static [u8], inner_type: bool| {
+            frames.iter().map(|frame| wrapped(frame, header, inner_type)).collect()
+        };
+        match self {
+            Self::None | Self::Snap(_) => frames.to_vec(),
+            Self::Late(packets) => frames.get(packets..).unwrap_or_default().to_vec(),
+            Self::OneWay(there) => {
+                let Some(first) = frames.iter().find_map(Packet::of) else { return frames.to_vec() };
+                let is_kept = |frame: &&OwnedFrame| {
+                    Packet::of(frame).is_none_or(|packet| (packet.addresses[0] == first.addresses[0]) == there)
+                };
+                frames.iter().filter(is_kept).cloned().collect()
+            }
+            Self::Port(port) => {
+                let moved: BTreeMap<u16, u16> = ports.iter().copied().zip(port..).collect();
+                changed(&|packet| packet.with_ports(&|port| moved.get(&port).copied().unwrap_or(port)))
+            }
+            Self::OtherIpVersion => changed(&Packet::with_other_ip_version),
+            Self::Vlan => under(&[0x81, 0, 0, 100], true),
+            Self::QinQ => under(&[0x88, 0xa8, 0, 7, 0x81, 0, 0, 100], true),
+            Self::Mpls => under(&[0x88, 0x47, 0x03, 0xe8, 0x00, 0x40, 0, 1, 0x31, 0x40], false),
+            Self::Pppoe => frames.iter().map(common::packet::in_pppoe).collect(),
+            Self::Fragments => frames.iter().flat_map(fragmented).collect(),
+        }
+    }
+
+    fn records(self, frames: &[OwnedFrame], ports: &BTreeSet<u16>) -> Vec<Record> {
+        let frames = self.apply(frames, ports);
+        let borrowed: Vec<_> = frames.iter().map(OwnedFrame::borrow).collect();
+        let snap_length = if let Self::Snap(octets) = self { octets } else { 256 };
+        audit(AuditSettings { snap_length, ..settings() }, policy(Vec::new()), &borrowed).0
+    }
+
+    /// The name that a tunnel has under this stress.
+    fn name_of(self, protocol: Protocol) -> Protocol {
+        match (self, protocol) {
+            (Self::OtherIpVersion, Protocol::Ipip) => Protocol::FourInSix,
+            (Self::OtherIpVersion, Protocol::FourInSix) => Protocol::Ipip,
+            (Self::OtherIpVersion, Protocol::SixInFour) => Protocol::SixInSix,
+            (Self::OtherIpVersion, Protocol::SixInSix) => Protocol::SixInFour,
+            _ => protocol,
+        }
+    }
+}
+
+/// How a tunnel's capture fared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Outcome {
+    Right,
+    PossibleOnly,
+    Missed,
+}
+
+/// Out of sight, with the reason. (capture, stress, outcome)
+const OUT_OF_SIGHT: &[(&str, Stress, Outcome)] = &[
+    // The counter of CBC data is encrypted: only the header shows.
+    ("openvpn-udp-cbc", Stress::Late(20), Outcome::PossibleOnly),
+    ("openvpn-udp-cbc", Stress::OneWay(true), Outcome::PossibleOnly),
+    // Three data packets came back, all else are acknowledgments of TCP.
+    ("openvpn-tcp-midstream", Stress::OneWay(false), Outcome::PossibleOnly),
+    // Behind IPv6 and TCP's options 10 octets are left: a length, a header and a counter, but no ciphertext.
+    ("openvpn-tcp-ipv6", Stress::Snap(96), Outcome::PossibleOnly),
+];
+
+fn protocol_of(folder: &str) -> Option<Protocol> {
+    let named = Protocol::ALL.into_iter().filter(|protocol| folder.starts_with(&format!("{}-", protocol.name())));
+    named.max_by_key(|protocol| protocol.name().len())
+}
+
+fn is_alarm(record: &Record) -> bool {
+    record.confidence >= Some(Confidence::Likely)
+}
+
+/// What a tunnel's capture holds before any stress: its protocols, and the ports of its tunnels' flows.
+fn base(frames: &[OwnedFrame]) -> (BTreeSet<Protocol>, BTreeSet<u16>) {
+    let records = Stress::None.records(frames, &BTreeSet::new());
+    let tunnels: Vec<_> = ends(&records).into_iter().filter(|end| is_alarm(end)).collect();
+    let protocols = tunnels.iter().filter_map(|end| end.tunnel).collect();
+    (protocols, tunnels.iter().filter_map(|end| end.dst_port).collect())
+}
+
+#[test]
+fn tunnels_keep_their_names() {
+    let mut table = BTreeMap::<(Protocol, Stress), BTreeMap<Outcome, usize>>::new();
+    let (mut wrong, mut unexpected) = (Vec::new(), Vec::new());
+    for folder in capture_folders() {
+        let folder_name = name(&folder);
+        let Some(own) = protocol_of(folder_name) else { continue };
+        let frames = read(&folder.join("input.pcap"));
+        let (protocols, ports) = base(&frames);
+        for stress in ALL {
+            if matches!(stress, Stress::Port(_)) && ports.is_empty() || stress.apply(&frames, &ports).len() < FEWEST {
+                continue;
+            }
+            let records = stress.records(&frames, &ports);
+            let names: BTreeSet<_> = protocols.iter().map(|&protocol| stress.name_of(protocol)).collect();
+            let mut best = None;
+            for end in ends(&records) {
+                let is_own = end.tunnel.is_some_and(|tunnel| names.contains(&tunnel));
+                if is_own {
+                    best = best.max(end.confidence);
+                } else if is_alarm(end) {
+                    wrong.push(format!("{folder_name}, {}: {:?} {:?}", stress.title(), end.tunnel, end.confidence));
+                }
+            }
+            let outcome = match best {
+                Some(Confidence::Likely | Confidence::Certain) => Outcome::Right,
+                Some(Confidence::Possible) => Outcome::PossibleOnly,
+                None => Outcome::Missed,
+            };
+            *table.entry((own, stress)).or_default().entry(outcome).or_default() += 1;
+            let listed = OUT_OF_SIGHT
+                .iter()
+                .find(|(capture, under, _)| *capture == folder_name && *under == stress)
+                .map_or(Outcome::Right, |(.., outcome)| *outcome);
+            if outcome != listed {
+                unexpected.push(format!("{folder_name}, {}: {outcome:?}, not {listed:?}", stress.title()));
+            }
+        }
+    }
+    println!("{}", printed(&table));
+    assert!(wrong.is_empty(), "wrong names:\n{}", wrong.join("\n"));
+    assert!(unexpected.is_empty(), "{} differ from OUT_OF_SIGHT:\n{}", unexpected.len(), unexpected.join("\n"));
+}
+
+/// Rows are protocols; each cell: right, `possible` only, missed.
+fn printed(table: &BTreeMap<(Protocol, Stress), BTreeMap<Outcome, usize>>) -> String {
+    let mut text = String::from("right/possible/missed");
+    for stress in ALL {
+        write!(text, "\n{:<12}", stress.title()).unwrap();
+        for ((protocol, _), outcomes) in table.iter().filter(|((_, under), _)| *under == stress) {
+            let of = |outcome| outcomes.get(&outcome).copied().unwrap_or(0);
+            let (right, possible, missed) = (of(Outcome::Right), of(Outcome::PossibleOnly), of(Outcome::Missed));
+            write!(text, "  {} {right}/{possible}/{missed}", protocol.name()).unwrap();
+        }
+    }
+    text
+}
+
+#[test]
+fn benign_traffic_raises_no_alarm() {
+    let mut wrong = Vec::new();
+    for folder in capture_folders().iter().filter(|folder| protocol_of(name(folder)).is_none()) {
+        wrong.extend(alarms(folder));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn alarms(folder: &Path) -> Vec<String> {
+    let frames = read(&folder.join("input.pcap"));
+    // Any port may be a tunnel's.
+    let ports: BTreeSet<u16> = frames.iter().filter_map(|frame| Packet::of(frame)?.ports()).flatten().collect();
+    let mut wrong = Vec::new();
+    for stress in ALL {
+        let records = stress.records(&frames, &ports);
+        wrong.extend(
+            ends(&records)
+                .into_iter()
+                .filter(|end| is_alarm(end))
+                .map(|end| format!("{}, {}: {:?} {:?}", name(folder), stress.title(), end.tunnel, end.confidence)),
+        );
+    }
+    wrong
+}
