@@ -92,10 +92,12 @@ pub(super) fn inspect(
         return Inspected::Nothing;
     }
     if !is_held && !findings.is_empty() && (detection.is_some() || !over) {
-        return Inspected::Noted(Box::new(std::mem::take(findings)), detection != before);
+        let kept = Box::new(findings.kept());
+        findings.clear();
+        return Inspected::Noted(kept, detection != before);
     }
     if !is_held {
-        *findings = Findings::default();
+        findings.clear();
     }
     if detection == before { Inspected::Nothing } else { Inspected::Changed }
 }

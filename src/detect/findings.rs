@@ -32,7 +32,6 @@ pub struct Evidence {
 
 /// Which slot a sequence check uses; one per family so that detectors do not disturb each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
 pub enum SlotId {
     /// WireGuard data messages.
     Wireguard,
@@ -53,8 +52,6 @@ pub enum SlotId {
     /// Inner packets of encapsulations without a counter.
     Inner,
 }
-
-const SLOTS: usize = 9;
 
 /// Numbers that one family remembers of one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,7 +74,8 @@ pub struct Slot {
 #[derive(Clone, Debug, Default)]
 pub struct Findings {
     evidence: Vec<Evidence>,
-    slots: [[Slot; 2]; SLOTS],
+    /// Those in use: few, since a flow speaks one protocol.
+    slots: Vec<(SlotId, Direction, Slot)>,
     /// SPIs of ESP or AH by direction, latest.
     pub spi: [Option<u32>; 2],
     /// GRE keys by direction, latest (PPTP: call identifiers).
@@ -133,8 +131,13 @@ impl Findings {
 
     /// The slot of a family and direction.
     pub fn slot(&mut self, id: SlotId, direction: Direction) -> &mut Slot {
-        #[expect(clippy::indexing_slicing, reason = "both enums index arrays of their own size")]
-        &mut self.slots[id as usize][direction as usize]
+        let known = self.slots.iter().position(|(of, way, _)| *of == id && *way == direction);
+        let at = known.unwrap_or_else(|| {
+            self.slots.push((id, direction, Slot::default()));
+            self.slots.len() - 1
+        });
+        #[expect(clippy::indexing_slicing, reason = "the position of one that was found or just added")]
+        &mut self.slots[at].2
     }
 
     /// Whether any evidence of `protocol` is at least this sure.
@@ -146,7 +149,22 @@ impl Findings {
     /// Whether nothing was noted, neither evidence nor numbers.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.evidence.is_empty() && self.slots.iter().flatten().all(|slot| *slot == Slot::default())
+        self.evidence.is_empty() && self.slots.iter().all(|(.., slot)| *slot == Slot::default())
+    }
+
+    /// Forgets everything but the memory for it, so that the next flow's first packets cost no allocation.
+    pub fn clear(&mut self) {
+        let Self { evidence, slots, .. } = self;
+        evidence.clear();
+        slots.clear();
+        *self = Self { evidence: std::mem::take(evidence), slots: std::mem::take(slots), ..Self::default() };
+    }
+
+    /// A copy of its own, with no more memory than it needs.
+    #[must_use]
+    pub fn kept(&self) -> Self {
+        let slots = self.slots.iter().filter(|(.., slot)| *slot != Slot::default()).copied().collect();
+        Self { evidence: self.evidence.clone(), slots, ..*self }
     }
 
     /// The protocol that the evidence speaks for most: by confidence, then by [`Protocol`]'s order.
@@ -165,6 +183,8 @@ impl Findings {
     /// Octets of memory held, this structure included.
     #[must_use]
     pub fn octets(&self) -> usize {
-        size_of::<Self>() + self.evidence.capacity() * size_of::<Evidence>()
+        size_of::<Self>()
+            + self.evidence.capacity() * size_of::<Evidence>()
+            + self.slots.capacity() * size_of::<(SlotId, Direction, Slot)>()
     }
 }
