@@ -74,6 +74,7 @@ impl Sender {
 impl FlowKey {
     /// The key of a packet's flow, and which endpoint sent it.
     #[must_use]
+    #[inline]
     pub fn of(packet: &ParsedPacket<'_>, vlan_in_key: bool) -> (Self, Sender) {
         Self::with_ports(packet, ports(packet), vlan_in_key)
     }
@@ -84,6 +85,7 @@ impl FlowKey {
         Self::with_ports(packet, (0, 0, PortKind::None), vlan_in_key)
     }
 
+    #[inline]
     fn with_ports(packet: &ParsedPacket<'_>, ports: (u16, u16, PortKind), vlan_in_key: bool) -> (Self, Sender) {
         let (src_port, dst_port, kind) = ports;
         let mut tags = match kind {
@@ -101,7 +103,9 @@ impl FlowKey {
         if vlan_in_key {
             tags |= both;
         }
-        let low_first = (packet.src, src_port) <= (packet.dst, dst_port);
+        // As numbers: comparing arrays of octets is a call of memcmp.
+        let (src, dst) = (u128::from_be_bytes(packet.src), u128::from_be_bytes(packet.dst));
+        let low_first = src < dst || (src == dst && src_port <= dst_port);
         let (addresses, ports, sender) = if low_first {
             ([packet.src, packet.dst], [src_port, dst_port], Sender::Low)
         } else {
