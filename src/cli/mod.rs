@@ -14,7 +14,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::capture::file::FileError;
 use crate::capture::{CaptureError, FilterError};
@@ -25,15 +25,14 @@ use crate::daemon::DaemonError;
 ///
 /// Passive: it reads packets and writes records, and never sends or blocks anything.
 #[derive(Debug, Parser)]
-#[command(
-    version,
-    max_term_width = 100,
-    after_help = "Exit codes: 0 done; 1 failed while running; 2 findings (replay --fail-on unapproved); 64 usage; 65 bad data; 77 permission; 78 configuration."
-)]
+#[command(version, max_term_width = 100, after_help = EXIT_CODES)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
+
+/// Below every help text.
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed while running; 2 findings (replay --fail-on unapproved); 64 usage; 65 bad data; 77 permission; 78 configuration.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -139,7 +138,9 @@ impl From<DaemonError> for Failure {
 
 /// Runs a command line; what `main` returns.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments = match Arguments::try_parse_from(arguments) {
+    let command = Arguments::command().mut_subcommands(|command| command.after_help(EXIT_CODES));
+    let parsed = command.try_get_matches_from(arguments).and_then(|matches| Arguments::from_arg_matches(&matches));
+    let arguments = match parsed {
         Ok(arguments) => arguments,
         Err(error) => {
             let wanted = !error.use_stderr();
