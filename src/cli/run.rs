@@ -7,7 +7,8 @@ use clap::Args;
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
-use super::{Failure, Sources};
+use super::{Failure, Sources, USAGE};
+use crate::config::has_repetition;
 use crate::daemon;
 
 /// Arguments of the command.
@@ -25,6 +26,10 @@ pub struct Options {
 
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let mut config = options.sources.config()?;
+    if has_repetition(&options.interface) {
+        // Each of its packets would be counted twice.
+        return Err(Failure::new(USAGE, "--interface: name each interface once"));
+    }
     if !options.interface.is_empty() {
         config.capture.interfaces.clone_from(&options.interface);
     }

@@ -279,6 +279,7 @@ fn set<T>(setting: &mut T, value: Option<T>) {
     }
 }
 
-fn has_repetition(names: &[String]) -> bool {
+/// Whether a name is there twice.
+pub(crate) fn has_repetition(names: &[String]) -> bool {
     names.iter().enumerate().any(|(index, name)| names.iter().take(index).any(|earlier| earlier == name))
 }
