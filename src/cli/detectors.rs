@@ -1,5 +1,6 @@
 //! `linewarden detectors`: the registry as a table.
 
+use std::collections::HashSet;
 use std::io::{self, Write};
 
 use clap::{Args, ValueEnum};
@@ -94,9 +95,12 @@ fn detectors() -> Rows {
 
 fn codes() -> Rows {
     let header = vec!["code", "phase", "meaning", "clause"];
-    let mut rows: Vec<_> = REGISTRY
+    // Detectors of one family share codes.
+    let mut names = HashSet::new();
+    let rows = REGISTRY
         .iter()
         .flat_map(|detector| detector.about().codes)
+        .filter(|code| names.insert(code.name))
         .map(|code| {
             let phase = match code.phase {
                 Phase::Handshake => "set-up",
@@ -106,8 +110,6 @@ fn codes() -> Rows {
             vec![code.name.to_owned(), phase.to_owned(), code.meaning.to_owned(), code.clause.to_owned()]
         })
         .collect();
-    // Detectors of one family share codes.
-    rows.dedup();
     (header, rows)
 }
 
