@@ -152,7 +152,11 @@ impl CaptureFile {
             }
         }
         // The whole first header at once, since the reader looks at what its first read brings.
-        let rest = self::head(&mut source, 4096).map_err(io_error)?;
+        let mut rest = Vec::new();
+        if let Err(error) = source.by_ref().take(4096).read_to_end(&mut rest) {
+            // A gzip stream is cut off or damaged soon: what comes before that is read, then the reader meets it again.
+            source = Box::new(Broken(error.kind()));
+        }
         let foreign = || FileError::Foreign { path: path.to_owned(), compressed, found: excerpt(&head) };
         let first = *head.first_chunk::<4>().ok_or_else(foreign)?;
         let head_len = (head.len() + rest.len()) as u64;
@@ -451,6 +455,15 @@ fn excerpt(octets: &[u8]) -> String {
     )
 }
 
+/// What is left of a source that failed.
+struct Broken(io::ErrorKind);
+
+impl Read for Broken {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(self.0.into())
+    }
+}
+
 /// Counts what is read from the file on disk.
 struct Counted<R> {
     inner: R,
@@ -580,6 +593,21 @@ mod tests {
                 let _ = read(&gzip(&octets)[..len.min(30)]);
             }
         }
+    }
+
+    #[test]
+    fn a_gzip_stream_that_is_cut_off_gives_the_packets_before() {
+        let octets = pcap(false, false, 1);
+        let whole = read(&octets).0;
+        // Stored as it is, so that a cut of the stream is one of the file.
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+        encoder.write_all(&octets).unwrap();
+        let stream = encoder.finish().unwrap();
+        // Behind 10 octets of gzip's header and 5 of the block's: the file's header and one packet, half of the next.
+        let (frames, error, ..) = read(&stream[..15 + 24 + 36 + 18]);
+        assert_eq!(frames, whole[..1]);
+        let text = error.map(|error| error.to_string()).unwrap_or_default();
+        assert!(text.contains("octet 60") && text.contains("the 1 packets before it were read"), "{text}");
     }
 
     #[test]
