@@ -55,19 +55,24 @@ impl Output {
         self.failed = result.err();
     }
 
+    /// Records taken so far.
+    pub(super) const fn written(&self) -> u64 {
+        self.written
+    }
+
     /// Nobody reads any more, or nothing can be written.
     pub(super) const fn has_failed(&self) -> bool {
         self.failed.is_some()
     }
 
-    /// Number of records written.
-    pub(super) fn finish(mut self) -> Result<u64, Failure> {
+    /// Writes what is left.
+    pub(super) fn finish(mut self) -> Result<(), Failure> {
         if let (Some(rows), None) = (&mut self.rows, &self.failed) {
             self.failed = print(rows, &mut self.to).err();
         }
         let result = self.failed.map_or_else(|| self.to.flush(), Err);
         match (result, &self.path) {
-            (Ok(()), _) => Ok(self.written),
+            (Ok(()), _) => Ok(()),
             (Err(error), None) => Err(error.into()),
             (Err(error), Some(path)) => Err(failure(path, &error)),
         }
