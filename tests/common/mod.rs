@@ -1,7 +1,9 @@
 //! What several tests share: recorded captures, an auditor over them, approvals made on the spot.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod command;
 pub mod packet;
+pub mod pcap;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
