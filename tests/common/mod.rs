@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub mod command;
+pub mod netns;
 pub mod packet;
 pub mod pcap;
 
