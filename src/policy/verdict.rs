@@ -1,8 +1,8 @@
 //! Judges a flow by the approvals in force.
 //!
-//! For each endpoint the longest prefix decides which approvals are asked; of those that cover the flow the one with more
-//! constraints is named, and of two endpoints' the one with the longer prefix. Where none covers it, the one that fails
-//! least is the nearest, and its first failure is the reason: what it is for, then where, then when.
+//! The longest prefix that holds either endpoint decides which approvals are asked, beside the lines that are named by
+//! their path alone; of those that cover the flow the one with more constraints is named. Where none covers it, the one
+//! that fails least is the nearest, and its first failure is the reason: what it is for, then where, then when.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -192,15 +192,17 @@ impl Policy {
         all
     }
 
-    /// Approvals to ask: those of each endpoint's longest prefix, and the lines that are named by their path alone.
+    /// Approvals to ask: those of the longest prefix that holds an endpoint, so that a wide approval of the other end
+    /// does not outlive the one for this very host; and the lines that are named by their path alone.
     fn asked<'a>(&'a self, prefixes: &'a Prefixes, subject: &Subject<'_>) -> impl Iterator<Item = (u32, u8)> + 'a {
-        let [one, other] = subject.addresses.map(|address| prefixes.longest(address));
-        let of = |longest: Option<(u8, &'a [u32])>| {
-            longest
-                .into_iter()
-                .flat_map(|(length, approvals)| approvals.iter().map(move |&approval| (approval, length)))
-        };
-        of(one).chain(of(other)).chain(self.lines_anywhere.iter().map(|&approval| (approval, 0)))
+        let found = subject.addresses.map(|address| prefixes.longest(address));
+        let longest = found.iter().flatten().map(|(length, _)| *length).max();
+        found
+            .into_iter()
+            .flatten()
+            .filter(move |(length, _)| Some(*length) == longest)
+            .flat_map(|(length, approvals)| approvals.iter().map(move |&approval| (approval, length)))
+            .chain(self.lines_anywhere.iter().map(|&approval| (approval, 0)))
     }
 
     fn ask(
@@ -451,6 +453,8 @@ mod tests {
             ("the path", other_path(Path { sensor: Some("sensor".into()), interface: Some("wan0".into()), vlan: Some(100), mpls_label: Some(16) }), certain, (Authorized, Reason::Approved, Some("a"))),
             ("the longest prefix wins", vec![peer(), approval("host", &["198.51.100.2/32"])], certain, (Authorized, Reason::Approved, Some("host"))),
             ("the longest prefix decides", vec![peer(), Approval { valid_until: Timestamp::from_secs(1), ..approval("host", &["198.51.100.2/32"]) }], certain, (Unapproved, Reason::ApprovalExpired, Some("host"))),
+            ("the longest prefix of either end decides", vec![approval("wide", &["10.0.0.0/8"]), Approval { valid_until: Timestamp::from_secs(1), ..approval("host", &["198.51.100.2/32"]) }], certain, (Unapproved, Reason::ApprovalExpired, Some("host"))),
+            ("equal prefixes are both asked", vec![Approval { valid_until: Timestamp::from_secs(1), ..approval("there", &["198.51.100.2/32"]) }, approval("here", &["10.0.0.1/32"])], certain, (Authorized, Reason::Approved, Some("here"))),
             ("a renewal beside the old one", vec![Approval { valid_until: Timestamp::from_secs(1), ..approval("old", &["198.51.100.0/24"]) }, peer()], certain, (Authorized, Reason::Approved, Some("a"))),
             ("the more specific of two", vec![peer(), Approval { tunnels: vec![Protocol::Wireguard], ..approval("b", &["198.51.100.0/24"]) }], certain, (Authorized, Reason::Approved, Some("b"))),
             ("the nearest of two", vec![Approval { tunnels: vec![Protocol::Esp], valid_until: Timestamp::from_secs(1), ..approval("far", &["198.51.100.0/24"]) }, Approval { valid_until: Timestamp::from_secs(1), ..approval("near", &["198.51.100.0/24"]) }], certain, (Unapproved, Reason::ApprovalExpired, Some("near"))),
