@@ -125,12 +125,15 @@ impl Fragments {
         }
     }
 
-    /// Everything that still waits.
+    /// Everything that still waits, in the order of its coming: the table's order hangs on the secret.
     pub fn drain(&mut self) -> impl Iterator<Item = Orphan> + use<> {
-        std::mem::take(&mut self.entries).into_iter().flatten().filter_map(|entry| match entry.content {
+        let waiting = |entry: Entry| match entry.content {
             Content::Waiting(orphan) => Some(orphan),
             Content::Known(..) => None,
-        })
+        };
+        let mut orphans: Vec<_> = std::mem::take(&mut self.entries).into_iter().flatten().filter_map(waiting).collect();
+        orphans.sort_by_key(|orphan| (orphan.first, orphan.last, orphan.octets));
+        orphans.into_iter()
     }
 
     /// The datagram's tag, and the flow without ports between its endpoints.
@@ -198,6 +201,19 @@ mod tests {
         assert_eq!(fragments.entries.len(), SETS * WAYS);
         let waiting: u64 = fragments.drain().map(|orphan| orphan.packets).sum();
         assert_eq!(pushed_out + waiting, 100_000);
+    }
+
+    #[test]
+    fn orphans_leave_in_the_order_of_their_coming() {
+        for secret in 0..20 {
+            let mut fragments = Fragments::new(secret, true);
+            for id in 0..40 {
+                let _ = fragments.later(&ParsedPacket { at: Timestamp::from_secs(u64::from(id) / 2), ..later() }, id);
+            }
+            let times: Vec<_> = fragments.drain().map(|orphan| orphan.first).collect();
+            assert_eq!(times.len(), 40);
+            assert!(times.is_sorted(), "secret {secret}");
+        }
     }
 
     #[test]
