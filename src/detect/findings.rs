@@ -51,6 +51,12 @@ pub enum SlotId {
     Gre,
     /// Inner packets of encapsulations without a counter.
     Inner,
+    /// Overlays without a set-up: bits of chance ruled out so far.
+    Overlay,
+    /// L2TP's control connection.
+    L2tp,
+    /// GTP's latest control message.
+    Gtp,
 }
 
 /// Numbers that one family remembers of one direction.

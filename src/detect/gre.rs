@@ -1,4 +1,5 @@
-//! Turns payloads of IP protocol 47 into evidence of GRE (RFC 2784, RFC 2890) or PPTP's enhanced GRE (RFC 2637 4.1).
+//! Turns payloads of IP protocol 47 into evidence of GRE (RFC 2784, RFC 2890) or PPTP's enhanced GRE (RFC 2637 4.1), and of
+//! what is built on GRE: ERSPAN (draft-foschiano-erspan 4), NVGRE (RFC 7637 3.2), MikroTik's EoIP (its documentation).
 //!
 //! | bits | GRE | enhanced GRE |
 //! |---|---|---|
@@ -12,11 +13,24 @@
 //! | 16 | protocol type (EtherType) | 0x880b, PPP |
 //! | 32 | | key: payload length (16), call (16) |
 //!
+//! | variant | GRE | behind it |
+//! |---|---|---|
+//! | ERSPAN type I | 0x88be, no flags | Ethernet |
+//! | ERSPAN type II | 0x88be, S | version 1 (4 bits), VLAN, session, index: 8 octets; Ethernet |
+//! | ERSPAN type III | 0x22eb, S | version 2 (4 bits) and more: 12 octets, 8 more where the last bit is set; Ethernet |
+//! | NVGRE | 0x6558, K alone; the key is a network (24 bits, 0x1000 and up) and a hash of the inner flow (8 bits) | Ethernet |
+//! | EoIP | 0x6400, K, version 1; the key is the payload's length and a tunnel (little-endian) | Ethernet |
+//!
+//! ERSPAN and EoIP have types of their own, and three different frames that check out behind their header make them certain. NVGRE
+//! is Ethernet over GRE but for its key: it is told by one network with two hashes; the same key always may be either, and is
+//! called GRE.
+//!
 //! GRE is likely once two different packets hold inner packets that check out, with three certain: a probe may hold one.
 //! Enhanced GRE repeats the payload's length and counts its packets: a constant call with counting numbers one way is
 //! likely, both ways certain.
 
 use super::inner::{self, Inner};
+use super::overlay::{self, Fit};
 use super::sequence::{Content, Step};
 use super::{
     About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, Slot, SlotId,
@@ -41,6 +55,27 @@ static HEADER: Code = Code {
     phase: Phase::Stateless,
 };
 
+static ERSPAN_INNER: Code = Code {
+    name: "erspan.inner",
+    meaning: "a mirrored Ethernet frame that checks out behind an ERSPAN header; value: session (0 in type I)",
+    clause: "draft-foschiano-erspan 4",
+    phase: Phase::Stateless,
+};
+
+static NVGRE_INNER: Code = Code {
+    name: "nvgre.inner",
+    meaning: "Ethernet frames of one network whose keys end in different flow hashes; value: network (VSID)",
+    clause: "RFC 7637 3.2",
+    phase: Phase::Stateless,
+};
+
+static EOIP_INNER: Code = Code {
+    name: "eoip.inner",
+    meaning: "MikroTik's GRE with its payload's true length and an Ethernet frame that checks out; value: tunnel",
+    clause: "MikroTik RouterOS documentation, EoIP",
+    phase: Phase::Stateless,
+};
+
 static PPTP_FIRST: Code = Code {
     name: "pptp.first_packet",
     meaning: "the first packet of a call: enhanced GRE with sequence number 0 or 1; value: call identifier",
@@ -57,14 +92,14 @@ static PPTP_SEQUENCE: Code = Code {
 
 static ABOUT: About = About {
     name: "gre",
-    protocols: &[Protocol::Gre, Protocol::Pptp],
+    protocols: &[Protocol::Gre, Protocol::Pptp, Protocol::Erspan, Protocol::Nvgre, Protocol::EoIp],
     carriers: &[CarrierKind::Ip(47)],
-    recognises: "GRE by an inner packet that checks out; PPTP's enhanced GRE by call, length and sequence",
-    specification: "RFC 2784, RFC 2890, RFC 2637",
+    recognises: "GRE by an inner packet that checks out; PPTP's enhanced GRE by call, length and sequence; ERSPAN and EoIP by their headers and a frame; NVGRE by one network with several flow hashes",
+    specification: "RFC 2784, RFC 2890, RFC 2637, draft-foschiano-erspan, RFC 7637",
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
-    out_of_sight: "GRE around content that has no checkable header stays likely at best",
-    codes: &[&INNER, &HEADER, &PPTP_FIRST, &PPTP_SEQUENCE],
+    out_of_sight: "GRE around content that has no checkable header stays likely at best; NVGRE of one inner flow, or without flow hashes, is gre",
+    codes: &[&INNER, &HEADER, &PPTP_FIRST, &PPTP_SEQUENCE, &ERSPAN_INNER, &NVGRE_INNER, &EOIP_INNER],
 };
 
 const CHECKSUM: u16 = 0x8000;
@@ -77,6 +112,14 @@ const RESERVED: u16 = 0x4ff8;
 /// RFC 2637 4.1: C, R, s, recursion and unused flags are zero.
 const PPTP_RESERVED: u16 = 0xcf78;
 const PPP: u16 = 0x880b;
+const EOIP: u16 = 0x6400;
+const ERSPAN_II: u16 = 0x88be;
+const ERSPAN_III: u16 = 0x22eb;
+const ETHERNET: u16 = 0x6558;
+/// RFC 7637 3.2: networks below 0x1000 are reserved, the last one is a vendor's.
+const NETWORKS: std::ops::RangeInclusive<u32> = 0x00_1000..=0xff_fffe;
+/// Packets with keys that could be NVGRE's and never differ before they are GRE's.
+const SAME_KEYS: u32 = 16;
 
 /// Packets with a valid header and the same unverifiable content before GRE is likely.
 const LIKELY_HEADERS: u32 = 4;
@@ -93,6 +136,7 @@ impl Detector for Gre {
         let (Some(flags), Some(kind)) = (u16_at(segment.payload, 0), u16_at(segment.payload, 2)) else { return };
         match flags & VERSION {
             0 if flags & RESERVED == 0 => gre(flags, kind, segment, findings),
+            1 if flags == KEY | 1 && kind == EOIP => eoip(segment, findings),
             1 if flags & PPTP_RESERVED == 0 && flags & KEY != 0 && kind == PPP => pptp(flags, segment, findings),
             _ => {}
         }
@@ -118,9 +162,16 @@ fn gre(flags: u16, kind: u16, segment: &Segment<'_>, findings: &mut Findings) {
         0x0800 => inner::ipv4(inside, len),
         0x86dd => inner::ipv6(inside, len),
         // RFC 1701 (transparent Ethernet bridging), as in NVGRE, RFC 7637 3.2.
-        0x6558 => inner::ethernet(inside, len),
-        // MPLS (RFC 4023), ERSPAN, WCCP, NHRP (RFC 2332), PPP, IS-IS, frame relay, keepalives (protocol type 0).
-        0x8847 | 0x8848 | 0x88be | 0x22eb | 0x883e | 0x2001 | 0x880b | 0x00fe | 0x6559 | 0 => Inner::Unverified,
+        ETHERNET => inner::ethernet(inside, len),
+        0x8847 | 0x8848 if overlay::mpls(inside, len, Fit::Padded).is_some() => Inner::Verified,
+        ERSPAN_II | ERSPAN_III => {
+            if erspan(flags, kind, inside, len, segment, findings) {
+                return;
+            }
+            Inner::Unverified
+        }
+        // MPLS (RFC 4023), WCCP, NHRP (RFC 2332), PPP, IS-IS, frame relay, keepalives (protocol type 0).
+        0x8847 | 0x8848 | 0x883e | 0x2001 | 0x880b | 0x00fe | 0x6559 | 0 => Inner::Unverified,
         _ => return,
     };
     if let Some(own) = findings.gre_key.get_mut(segment.direction as usize) {
@@ -128,6 +179,8 @@ fn gre(flags: u16, kind: u16, segment: &Segment<'_>, findings: &mut Findings) {
     }
     if inner == Inner::Verified {
         let confidence = inner::confidence(findings, segment, inside);
+        let network = key.filter(|key| kind == ETHERNET && flags == KEY && NETWORKS.contains(&(key >> 8)));
+        let confidence = network.map_or(confidence, |key| confidence.min(nvgre(key, segment, findings)));
         findings.add(segment, Protocol::Gre, &INNER, confidence, kind.into());
         return;
     }
@@ -143,6 +196,64 @@ fn gre(flags: u16, kind: u16, segment: &Segment<'_>, findings: &mut Findings) {
     }
     let confidence = if slot.hits >= LIKELY_HEADERS { Confidence::Likely } else { Confidence::Possible };
     findings.add(segment, Protocol::Gre, &HEADER, confidence, kind.into());
+}
+
+/// Ethernet whose key may be NVGRE's; returns how sure it is that this is GRE.
+fn nvgre(key: u32, segment: &Segment<'_>, findings: &mut Findings) -> Confidence {
+    let network = u64::from(key >> 8);
+    let slot = findings.slot(SlotId::Gre, segment.direction);
+    if slot.a != network {
+        // Another network in the same tunnel is NVGRE's habit too, but not its alone.
+        (slot.a, slot.b) = (network, key.into());
+    }
+    slot.hits = slot.hits.saturating_add(1);
+    let (hits, differs) = (slot.hits, slot.b != u64::from(key));
+    if differs {
+        findings.add(segment, Protocol::Nvgre, &NVGRE_INNER, Confidence::Certain, network);
+    }
+    if differs || hits < SAME_KEYS { Confidence::Likely } else { Confidence::Certain }
+}
+
+/// Whether an ERSPAN header with a frame that checks out stands behind GRE's.
+fn erspan(flags: u16, kind: u16, inside: &[u8], len: u32, segment: &Segment<'_>, findings: &mut Findings) -> bool {
+    let word = |offset| u16_at(inside, offset).unwrap_or_default();
+    let version = word(0) >> 12;
+    let header: usize = match (kind, flags & SEQUENCE != 0, version) {
+        (ERSPAN_II, false, _) => 0,
+        (ERSPAN_II, true, 1) => 8,
+        (ERSPAN_III, true, 2) => {
+            if word(10) & 1 == 0 {
+                12
+            } else {
+                20
+            }
+        }
+        _ => return false,
+    };
+    let frame = inside.get(header..).unwrap_or_default();
+    if overlay::ethernet(frame, len.saturating_sub(header as u32)).is_none() {
+        return false;
+    }
+    let session = if header == 0 { 0 } else { word(2) & 0x03ff };
+    let confidence = inner::confidence(findings, segment, frame);
+    findings.add(segment, Protocol::Erspan, &ERSPAN_INNER, confidence, session.into());
+    true
+}
+
+fn eoip(segment: &Segment<'_>, findings: &mut Findings) {
+    let (Some(length), Some(&[low, high])) =
+        (u16_at(segment.payload, 4), segment.payload.get(6..).and_then(|octets| octets.first_chunk()))
+    else {
+        return;
+    };
+    let length = u32::from(length);
+    let frame = segment.payload.get(8..).unwrap_or_default();
+    // A keepalive has no frame.
+    if length + 8 != segment.payload_len || overlay::ethernet(frame, length).is_none() {
+        return;
+    }
+    let confidence = inner::confidence(findings, segment, frame);
+    findings.add(segment, Protocol::EoIp, &EOIP_INNER, confidence, u16::from_le_bytes([low, high]).into());
 }
 
 fn pptp(flags: u16, segment: &Segment<'_>, findings: &mut Findings) {
@@ -209,6 +320,13 @@ mod tests {
         let likely = Some((Protocol::Gre, Confidence::Likely));
         let possible = Some((Protocol::Gre, Confidence::Possible));
         let certain = Some((Protocol::Gre, Confidence::Certain));
+        let level = |protocol| Some((protocol, Confidence::Certain));
+        let frames =
+            |packet: fn(&[u8]) -> Vec<u8>| -> Vec<_> { (8..11).map(|len| (Forward, packet(&bridged(len)))).collect() };
+        let keyed_with =
+            |key: u32, more: usize| [&[0x20, 0, 0x65, 0x58][..], &key.to_be_bytes(), &bridged(8 + more)].concat();
+        let keyed = |key: u32| keyed_with(key, key as usize % 4);
+        let eoip = |frame: &[u8]| [&[0x20, 1, 0x64, 0, 0, frame.len() as u8, 7, 0][..], frame].concat();
         let pptp_level = |confidence| Some((Protocol::Pptp, confidence));
         #[rustfmt::skip]
         let cases: Vec<(&str, Vec<(Direction, Vec<u8>)>, _)> = vec![
@@ -224,6 +342,20 @@ mod tests {
             ("Ethernet inside", (8..11).map(|len| (Forward, gre(0x2000, 0x6558, 4, &bridged(len)))).collect(), certain),
             ("MPLS inside", (1..5).map(|n| (Forward, gre(0, 0x8847, 0, &[n; 20]))).collect(), likely),
             ("a probe with MPLS inside, again and again", vec![(Forward, gre(0, 0x8847, 0, &[0; 20])); 9], possible),
+            ("MPLS inside, with IPv4", vec![(Forward, gre(0, 0x8847, 0, &[&[0x03, 0xe8, 0x11, 64][..], &four].concat())); 3], possible),
+            ("MPLS inside, with others", (8..11).map(|len| (Forward, gre(0, 0x8847, 0, &[&[0x03, 0xe8, 0x11, 64][..], &ipv4_packet(len)].concat()))).collect(), certain),
+            ("ERSPAN I", frames(|frame| gre(0, 0x88be, 0, frame)), level(Protocol::Erspan)),
+            ("ERSPAN II", frames(|frame| gre(0x1000, 0x88be, 4, &[&[0x10, 0, 0, 9, 0, 0, 0, 7][..], frame].concat())), level(Protocol::Erspan)),
+            ("ERSPAN III", frames(|frame| gre(0x1000, 0x22eb, 4, &[&[0x20, 0, 0, 9, 0, 0, 0, 7, 0, 0, 0, 0][..], frame].concat())), level(Protocol::Erspan)),
+            ("ERSPAN III, longer", frames(|frame| gre(0x1000, 0x22eb, 4, &[&[0x20, 0, 0, 9, 0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0][..], frame].concat())), level(Protocol::Erspan)),
+            ("ERSPAN without a frame", vec![(Forward, gre(0x1000, 0x88be, 4, &[0x10, 0, 0, 9, 0, 0, 0, 7])); 2], possible),
+            ("NVGRE", (1..4).map(|n| (Forward, keyed(0x1234_5600 + n))).collect(), level(Protocol::Nvgre)),
+            ("a large key, always the same", (1..17).map(|n| (Forward, keyed_with(0x1234_5601, n))).collect(), certain),
+            ("a large key, so far the same", (1..16).map(|n| (Forward, keyed_with(0x1234_5601, n))).collect(), likely),
+            ("a small key", (1..4).map(|n| (Forward, keyed_with(42, n))).collect(), certain),
+            ("EoIP", (8..11).map(|len| (Forward, eoip(&bridged(len)))).collect(), level(Protocol::EoIp)),
+            ("EoIP, one octet long", (8..11).map(|len| (Forward, [&eoip(&bridged(len))[..], &[0]].concat())).collect(), None),
+            ("EoIP's keepalive", vec![(Forward, vec![0x20, 1, 0x64, 0, 0, 0, 7, 0]); 2], None),
             ("keepalives", vec![(Forward, gre(0, 0, 0, &[])); 9], possible),
             ("reserved flag", vec![(Forward, gre(0x0400, 0x0800, 0, &four)); 2], None),
             ("another version", vec![(Forward, gre(0x0002, 0x0800, 0, &four)); 2], None),

@@ -35,7 +35,7 @@ pub(super) fn fingerprint(inside: &[u8]) -> u64 {
     // FNV-1a (Fowler, Noll, Vo).
     inside
         .iter()
-        .take(64)
+        .take(128)
         .fold(0xcbf2_9ce4_8422_2325, |hash, octet| (hash ^ u64::from(*octet)).wrapping_mul(0x0100_0000_01b3))
 }
 
@@ -99,7 +99,7 @@ pub(super) fn ethernet(octets: &[u8], len: u32) -> Inner {
 }
 
 /// RFC 1071: the ones' complement sum, 0 over a header with a right checksum.
-fn checksum(header: &[u8]) -> u16 {
+pub(super) fn checksum(header: &[u8]) -> u16 {
     let sum: u32 =
         header.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes(pair.try_into().unwrap_or_default()))).sum();
     let folded = (sum & 0xffff) + (sum >> 16);

@@ -4,14 +4,24 @@
 //! and a small fixed slot per direction for sequence checks, both in [`Findings`].
 
 mod esp;
+mod etherip;
 mod findings;
+mod geneve;
 mod gre;
+mod gre_udp;
+mod gtp;
+mod gue;
 mod ike;
 mod inner;
+mod ipcomp;
 mod ipip;
+mod l2tp;
+mod mpls;
 mod openvpn;
 mod openvpn_tcp;
+mod overlay;
 mod sequence;
+mod vxlan;
 mod wireguard;
 
 pub use findings::{Evidence, Findings, Slot, SlotId};
@@ -74,6 +84,15 @@ pub enum Protocol {
     /// PPTP's enhanced GRE.
     #[serde(rename = "pptp")]
     Pptp,
+    /// ERSPAN.
+    #[serde(rename = "erspan")]
+    Erspan,
+    /// NVGRE.
+    #[serde(rename = "nvgre")]
+    Nvgre,
+    /// MikroTik EoIP.
+    #[serde(rename = "eoip")]
+    EoIp,
     /// GRE.
     #[serde(rename = "gre")]
     Gre,
@@ -89,22 +108,73 @@ pub enum Protocol {
     /// IPv6 in IPv6.
     #[serde(rename = "6in6")]
     SixInSix,
+    /// VXLAN and VXLAN-GPE.
+    #[serde(rename = "vxlan")]
+    Vxlan,
+    /// Geneve.
+    #[serde(rename = "geneve")]
+    Geneve,
+    /// L2TP, versions 2 and 3.
+    #[serde(rename = "l2tp")]
+    L2tp,
+    /// GTP user plane.
+    #[serde(rename = "gtp-u")]
+    GtpU,
+    /// GTP control plane.
+    #[serde(rename = "gtp-c")]
+    GtpC,
+    /// EtherIP.
+    #[serde(rename = "etherip")]
+    EtherIp,
+    /// IPComp.
+    #[serde(rename = "ipcomp")]
+    IpComp,
+    /// MPLS in IP.
+    #[serde(rename = "mpls-in-ip")]
+    MplsInIp,
+    /// MPLS in UDP.
+    #[serde(rename = "mpls-in-udp")]
+    MplsInUdp,
+    /// GRE in UDP.
+    #[serde(rename = "gre-in-udp")]
+    GreInUdp,
+    /// GUE, variant 0.
+    #[serde(rename = "gue")]
+    Gue,
+    /// IP bare in UDP: foo over UDP, GUE variant 1.
+    #[serde(rename = "fou")]
+    Fou,
 }
 
 impl Protocol {
     /// All, in order of preference.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 26] = [
         Self::Wireguard,
         Self::Openvpn,
         Self::Esp,
         Self::Ah,
         Self::Ike,
         Self::Pptp,
+        Self::Erspan,
+        Self::Nvgre,
+        Self::EoIp,
         Self::Gre,
         Self::Ipip,
         Self::SixInFour,
         Self::FourInSix,
         Self::SixInSix,
+        Self::Vxlan,
+        Self::Geneve,
+        Self::L2tp,
+        Self::GtpU,
+        Self::GtpC,
+        Self::EtherIp,
+        Self::IpComp,
+        Self::MplsInIp,
+        Self::MplsInUdp,
+        Self::GreInUdp,
+        Self::Gue,
+        Self::Fou,
     ];
 
     /// The name in records, approvals and tables.
@@ -117,11 +187,26 @@ impl Protocol {
             Self::Ah => "ah",
             Self::Ike => "ike",
             Self::Pptp => "pptp",
+            Self::Erspan => "erspan",
+            Self::Nvgre => "nvgre",
+            Self::EoIp => "eoip",
             Self::Gre => "gre",
             Self::Ipip => "ipip",
             Self::SixInFour => "6in4",
             Self::FourInSix => "4in6",
             Self::SixInSix => "6in6",
+            Self::Vxlan => "vxlan",
+            Self::Geneve => "geneve",
+            Self::L2tp => "l2tp",
+            Self::GtpU => "gtp-u",
+            Self::GtpC => "gtp-c",
+            Self::EtherIp => "etherip",
+            Self::IpComp => "ipcomp",
+            Self::MplsInIp => "mpls-in-ip",
+            Self::MplsInUdp => "mpls-in-udp",
+            Self::GreInUdp => "gre-in-udp",
+            Self::Gue => "gue",
+            Self::Fou => "fou",
         }
     }
 
@@ -291,6 +376,17 @@ pub const REGISTRY: &[&dyn Detector] = &[
     &esp::Ah,
     &gre::Gre,
     &ipip::IpInIp,
+    &vxlan::Vxlan,
+    &geneve::Geneve,
+    &l2tp::L2tp,
+    &gtp::Gtp,
+    &etherip::EtherIp,
+    &ipcomp::IpComp,
+    &mpls::MplsInIp,
+    &gre_udp::GreInUdp,
+    &gue::Gue,
+    &gue::Fou,
+    &mpls::MplsInUdp,
 ];
 
 #[cfg(test)]
