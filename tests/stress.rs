@@ -142,10 +142,16 @@ const OUT_OF_SIGHT: &[(&str, Stress, Outcome)] = &[
     // The counter of CBC data is encrypted: only the header shows.
     ("openvpn-udp-cbc", Stress::Late(20), Outcome::PossibleOnly),
     ("openvpn-udp-cbc", Stress::OneWay(true), Outcome::PossibleOnly),
+    // Behind the meta connection's two lines, encrypted packets show only their lengths.
+    ("tinc-meta-and-packets", Stress::Late(8), Outcome::PossibleOnly),
+    ("tinc-meta-and-packets", Stress::Late(20), Outcome::PossibleOnly),
     // Three data packets came back, all else are acknowledgments of TCP.
     ("openvpn-tcp-midstream", Stress::OneWay(false), Outcome::PossibleOnly),
     // Behind IPv6 and TCP's options 10 octets are left: a length, a header and a counter, but no ciphertext.
     ("openvpn-tcp-ipv6", Stress::Snap(96), Outcome::PossibleOnly),
+    // Nonces that count by two are more than possible from both sides only.
+    ("fastd-midstream", Stress::OneWay(true), Outcome::PossibleOnly),
+    ("fastd-midstream", Stress::OneWay(false), Outcome::PossibleOnly),
 ];
 
 fn protocol_of(folder: &str) -> Option<Protocol> {

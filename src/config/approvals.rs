@@ -12,7 +12,7 @@ use toml::value::{Datetime, Offset};
 
 use super::ConfigError;
 use super::reader::{Document, Section, Value, into_result, nearest, read};
-use crate::detect::Protocol;
+use crate::detect::{CarrierKind, Protocol, REGISTRY};
 use crate::policy::{Approval, ApprovalKind, Path as ApprovalPath, PortRange};
 use crate::time::Timestamp;
 
@@ -219,7 +219,11 @@ fn warn(approval: &Approval, is_line_by_path: bool, place: &str, warnings: &mut 
         warn("a leased line without path: only tunnels on it can be recognised, its plain traffic stays `other`");
     }
     let portless = |protocol: &Protocol| {
-        !matches!(protocol, Protocol::Wireguard | Protocol::Openvpn | Protocol::Ike | Protocol::Esp)
+        let mut detectors = REGISTRY.iter().map(|detector| detector.about());
+        !detectors.any(|about| {
+            let has_ports = about.carriers.iter().any(|carrier| !matches!(carrier, CarrierKind::Ip(_)));
+            has_ports && about.protocols.contains(protocol)
+        })
     };
     if !approval.ports.is_empty() && !approval.tunnels.is_empty() && approval.tunnels.iter().all(portless) {
         warn("its tunnels have no ports, so that nothing fits its ports");

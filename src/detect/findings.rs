@@ -57,6 +57,14 @@ pub enum SlotId {
     L2tp,
     /// GTP's latest control message.
     Gtp,
+    /// Nebula's messages.
+    Nebula,
+    /// n2n's community.
+    N2n,
+    /// fastd's nonces.
+    Fastd,
+    /// tinc's meta protocol and packets.
+    Tinc,
 }
 
 /// Numbers that one family remembers of one direction.

@@ -106,11 +106,11 @@ mod tests {
         #[rustfmt::skip]
         let cases: Vec<(&str, Vec<(Direction, Vec<u8>)>, _)> = vec![
             ("empty", vec![(Forward, vec![])], None),
-            ("header only", series(whole[..8].to_vec(), 9), None),
+            ("header only", series(&whole[..8], 9), None),
             ("one packet", vec![(Forward, whole.clone())], likely),
             ("one way", series(whole.clone(), 2), certain),
             ("both ways", vec![(Forward, whole.clone()), (Reverse, whole.clone())], certain),
-            ("one octet short", series(whole[..whole.len() - 1].to_vec(), 9), None),
+            ("one octet short", series(&whole[..whole.len() - 1], 9), None),
             ("too long to be padding", series([&whole[..], &[0; 40]].concat(), 9), None),
             ("an option", series(geneve(2, 0x6558, &option, &ethernet), 2), certain),
             ("an option that overruns", series(geneve(1, 0x6558, &option[..4], &ethernet), 2), None),

@@ -100,11 +100,11 @@ mod tests {
         #[rustfmt::skip]
         let cases: Vec<(&str, Vec<(Direction, Vec<u8>)>, _)> = vec![
             ("empty", vec![(Forward, vec![])], None),
-            ("header only", series(whole[..4].to_vec(), 9), None),
+            ("header only", series(&whole[..4], 9), None),
             ("one packet", vec![(Forward, whole.clone())], likely),
             ("one way", series(whole.clone(), 2), certain),
             ("both ways", vec![(Forward, whole.clone()), (Reverse, whole.clone())], certain),
-            ("one octet short", series(whole[..whole.len() - 1].to_vec(), 9), None),
+            ("one octet short", series(&whole[..whole.len() - 1], 9), None),
             ("one octet long", series([&whole[..], &[0]].concat(), 9), None),
             ("IPv6", series(gre(0, 0x86dd, 0, &six), 2), certain),
             ("Ethernet", series(gre(0, 0x6558, 0, &frame(0x0800, &four)), 2), certain),

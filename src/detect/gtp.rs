@@ -304,7 +304,7 @@ mod tests {
             ("a sequence number", series(v1(2, 255, 9, &[&[0, 1, 0, 0][..], &four].concat()), 2), user(Confidence::Certain)),
             ("an extension of 5G", series(extended, 2), user(Confidence::Certain)),
             ("no endpoint", series(v1(0, 255, 0, &four), 9), None),
-            ("one octet short", series(data[..data.len() - 1].to_vec(), 9), None),
+            ("one octet short", series(&data[..data.len() - 1], 9), None),
             ("one octet long", series([&data[..], &[0]].concat(), 9), None),
             ("GTP'", series([&[0x20][..], &data[1..]].concat(), 9), None),
             ("an echo", series(echo(1, 1), 5), control(Confidence::Possible)),

@@ -137,11 +137,11 @@ mod tests {
         #[rustfmt::skip]
         let cases: Vec<(&str, Vec<(Direction, Vec<u8>)>, _)> = vec![
             ("empty", vec![(Forward, vec![])], None),
-            ("header only", series(whole[..4].to_vec(), 9), None),
+            ("header only", series(&whole[..4], 9), None),
             ("one packet", vec![(Forward, whole.clone())], likely),
             ("one way", series(whole.clone(), 2), certain),
             ("both ways", vec![(Forward, whole.clone()), (Reverse, whole.clone())], certain),
-            ("one octet short", series(whole[..whole.len() - 1].to_vec(), 9), None),
+            ("one octet short", series(&whole[..whole.len() - 1], 9), None),
             ("one octet long", series([&whole[..], &[0]].concat(), 9), None),
             ("IPv6", series(gue(&[0, 41, 0, 0], &six), 2), certain),
             ("a field", series(gue(&[1, 4, 0x80, 0, 9, 9, 9, 9], &four), 2), certain),
@@ -171,14 +171,14 @@ mod tests {
             ("one packet", vec![(Forward, four.clone())], likely),
             ("one way", series(four.clone(), 2), certain),
             ("both ways", vec![(Forward, four.clone()), (Reverse, four.clone())], certain),
-            ("one octet short", series(four[..27].to_vec(), 9), None),
+            ("one octet short", series(&four[..27], 9), None),
             ("one octet long", series([&four[..], &[0]].concat(), 9), None),
             ("IPv6, once", vec![(Forward, six.clone())], possible),
             ("IPv6, twice", series(six.clone(), 2), likely),
             ("IPv6, three times", series(six.clone(), 3), certain),
             ("Teredo", series(teredo, 9), None),
             ("DNS", series(query, 9), None),
-            ("BitTorrent's hash table", series(b"d1:ad2:id20:abcdefghij0123456789e1:q4:ping1:t2:aa1:y1:qe".to_vec(), 9), None),
+            ("BitTorrent's hash table", series(b"d1:ad2:id20:abcdefghij0123456789e1:q4:ping1:t2:aa1:y1:qe", 9), None),
             ("SIP", series([&b"OPTIONS sip:a@b SIP/2.0\r\n"[..], &[0x20; 400]].concat(), 9), None),
         ];
         for (name, packets, expected) in cases {

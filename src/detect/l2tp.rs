@@ -340,7 +340,7 @@ mod tests {
             ("a probe, sent back", vec![(Forward, request.clone()), (Reverse, request.clone())], possible),
             ("set up", vec![(Forward, request.clone()), (Reverse, reply.clone())], certain),
             ("an answer to another", vec![(Forward, control(2, [0; 4], 0, 0, Some(1), &[1, 1])), (Reverse, reply.clone())], possible),
-            ("one octet short", series(reply[..reply.len() - 1].to_vec(), 5), None),
+            ("one octet short", series(&reply[..reply.len() - 1], 5), None),
             ("one octet long", series(long, 5), None),
             ("no message type", series(control(2, [0x12, 0x34, 0, 0], 0, 1, None, &[0x56, 0x78]), 5), None),
             ("a hello, acknowledged", vec![(Forward, hello(3)), (Reverse, acknowledgment(4))], certain),
@@ -359,7 +359,7 @@ mod tests {
             ("reserved bit", series(data(&[0x10, 2, 1, 2, 3, 4, 0xff, 3, 0, 0x21], &four), 5), None),
             ("version 3", series(v3.clone(), 2), certain),
             ("version 3 with cookie and sublayer", series(v3_cookie, 2), certain),
-            ("version 3 without content", series(v3[..8].to_vec(), 5), None),
+            ("version 3 without content", series(&v3[..8], 5), None),
             ("version 4", series(data(&[0, 4, 0, 0, 0, 0, 3, 0xe9], &frame(0x0800, &four)), 5), None),
         ];
         for (name, packets, expected) in cases {

@@ -5,6 +5,7 @@
 
 mod esp;
 mod etherip;
+mod fastd;
 mod findings;
 mod geneve;
 mod gre;
@@ -17,10 +18,15 @@ mod ipcomp;
 mod ipip;
 mod l2tp;
 mod mpls;
+mod n2n;
+mod nebula;
 mod openvpn;
 mod openvpn_tcp;
 mod overlay;
+mod pptp_control;
 mod sequence;
+mod text;
+mod tinc;
 mod vxlan;
 mod wireguard;
 
@@ -144,11 +150,23 @@ pub enum Protocol {
     /// IP bare in UDP: foo over UDP, GUE variant 1.
     #[serde(rename = "fou")]
     Fou,
+    /// Nebula.
+    #[serde(rename = "nebula")]
+    Nebula,
+    /// n2n.
+    #[serde(rename = "n2n")]
+    N2n,
+    /// fastd.
+    #[serde(rename = "fastd")]
+    Fastd,
+    /// tinc.
+    #[serde(rename = "tinc")]
+    Tinc,
 }
 
 impl Protocol {
     /// All, in order of preference.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 30] = [
         Self::Wireguard,
         Self::Openvpn,
         Self::Esp,
@@ -175,6 +193,10 @@ impl Protocol {
         Self::GreInUdp,
         Self::Gue,
         Self::Fou,
+        Self::Nebula,
+        Self::N2n,
+        Self::Fastd,
+        Self::Tinc,
     ];
 
     /// The name in records, approvals and tables.
@@ -207,6 +229,10 @@ impl Protocol {
             Self::GreInUdp => "gre-in-udp",
             Self::Gue => "gue",
             Self::Fou => "fou",
+            Self::Nebula => "nebula",
+            Self::N2n => "n2n",
+            Self::Fastd => "fastd",
+            Self::Tinc => "tinc",
         }
     }
 
@@ -357,6 +383,10 @@ pub fn may_open(payload: &[u8], len: u32) -> bool {
         // OpenVPN: a client's reset, version 2 in its sizes with and without guards, version 3 with a wrapped key.
         [0x38, ..] => (14..=130).contains(&len),
         [0x50, ..] => len >= 100,
+        // Nebula: a first handshake message, without an index.
+        [0x10, 0, 0, 0, 0, 0, 0, 0, ..] => len >= 48,
+        // fastd: a handshake request.
+        [1, 0, _, _, 0, 0, 1, 0, 1, ..] => len >= 48,
         // IKE: no responder's SPI yet; version 2's IKE_SA_INIT, version 1's main and aggressive mode (RFC 7296 3.1).
         [_, _, _, _, _, _, _, _, 0, 0, 0, 0, 0, 0, 0, 0, _, version, exchange, ..] => {
             matches!((version, exchange), (0x20, 34) | (0x10, 2 | 4))
@@ -375,6 +405,7 @@ pub const REGISTRY: &[&dyn Detector] = &[
     &esp::EspInUdp,
     &esp::Ah,
     &gre::Gre,
+    &pptp_control::PptpControl,
     &ipip::IpInIp,
     &vxlan::Vxlan,
     &geneve::Geneve,
@@ -387,6 +418,10 @@ pub const REGISTRY: &[&dyn Detector] = &[
     &gue::Gue,
     &gue::Fou,
     &mpls::MplsInUdp,
+    &nebula::Nebula,
+    &n2n::N2n,
+    &fastd::Fastd,
+    &tinc::Tinc,
 ];
 
 #[cfg(test)]
@@ -429,5 +464,46 @@ pub(crate) mod tests_support {
             detector.inspect(segment, &mut findings);
         }
         findings.detection().map(|detection| (detection.protocol, detection.confidence))
+    }
+
+    /// Octets by xorshift: the same at each run.
+    pub struct Noise(u64);
+
+    impl Noise {
+        pub fn below(&mut self, end: u64) -> u64 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            (self.0 >> 11) % end
+        }
+
+        pub fn octets(&mut self, len: usize) -> Vec<u8> {
+            (0..len).map(|_| self.below(256) as u8).collect()
+        }
+    }
+
+    /// Random datagrams, in flows of 32 whose directions take turns; the first that a flow is more than `possible` for.
+    /// 200,000 of them, or as many as `LINEWARDEN_NOISE` said when this was built.
+    pub fn alarms(
+        detector: &dyn Detector,
+        carrier: Carrier,
+        ports: [u16; 2],
+        mut datagram: impl FnMut(&mut Noise) -> Vec<u8>,
+    ) -> Option<String> {
+        let datagrams = option_env!("LINEWARDEN_NOISE").and_then(|text| text.parse().ok()).unwrap_or(200_000);
+        let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
+        for flow in 0..datagrams / 32_u64 {
+            let mut findings = Findings::default();
+            for packet in 0..32 {
+                let octets = datagram(&mut noise);
+                let direction = if packet % 2 == 0 { Direction::Forward } else { Direction::Reverse };
+                detector.inspect(&Segment { ports, ..segment(direction, carrier, &octets) }, &mut findings);
+            }
+            let found = findings.detection().filter(|found| found.confidence > Confidence::Possible);
+            if let Some(found) = found {
+                return Some(format!("flow {flow}: {found:?}"));
+            }
+        }
+        None
     }
 }

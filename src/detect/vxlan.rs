@@ -129,11 +129,11 @@ mod tests {
         #[rustfmt::skip]
         let cases: Vec<(&str, Vec<(Direction, Vec<u8>)>, _)> = vec![
             ("empty", vec![(Forward, vec![])], None),
-            ("header only", series(plain.to_vec(), 9), None),
+            ("header only", series(plain, 9), None),
             ("one packet", vec![(Forward, whole.clone())], likely),
             ("one way", series(whole.clone(), 2), certain),
             ("both ways", vec![(Forward, whole.clone()), (Reverse, whole.clone())], certain),
-            ("one octet short", series(whole[..whole.len() - 1].to_vec(), 9), None),
+            ("one octet short", series(&whole[..whole.len() - 1], 9), None),
             ("too long to be padding", series(long, 9), None),
             ("a wrong checksum", series(wrong, 9), None),
             ("IPv6 inside", vec![(Forward, vxlan(plain, &frame(0x86dd, &six)))], likely),
