@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use common::{OwnedFrame, assert_nothing_lost, audit, capture_folders, ends, name, policy, read, settings};
 use linewarden::audit::{AuditSettings, Auditor, OtherRecords};
-use linewarden::record::Record;
+use linewarden::record::{Kind, Record};
 use linewarden::time::Timestamp;
 use linewarden::wire::{Frame, pair_hash};
 use proptest::prelude::*;
@@ -119,6 +119,24 @@ fn records_left_out_are_counted() {
         let packets: u64 = ends(&records).iter().map(|end| end.fwd_packets + end.rev_packets).sum();
         assert_eq!(counters.packets, packets + counters.unrecorded + undecodable, "{other:?}");
     }
+}
+
+#[test]
+fn updates_are_an_interval_apart() {
+    let benign =
+        read(&capture_folders().iter().find(|folder| name(folder) == "benign-rsyslog").unwrap().join("input.pcap"));
+    // Begun late in its second: the second in which an update is due begins before the update is.
+    let begin = 1_700_000_000_900_000_000;
+    let frames: Vec<_> = (0..12_000)
+        .map(|number| OwnedFrame { at: Timestamp::from_nanos(begin + number * 100_000_000), ..benign[0].clone() })
+        .collect();
+    let (records, _) = audit(settings(), policy(Vec::new()), &borrow(&frames));
+    let updates: Vec<_> = records
+        .iter()
+        .filter(|record| record.kind == Kind::Update)
+        .map(|update| update.time.as_nanos() - begin)
+        .collect();
+    assert_eq!(updates, [300_000_000_000, 600_000_000_000, 900_000_000_000]);
 }
 
 #[test]

@@ -286,7 +286,7 @@ impl Auditor {
                         Inspected::Nothing => false,
                         Inspected::Changed => true,
                         Inspected::Noted(findings, changed) => {
-                            let next_update = flow.first + self.settings.update_interval;
+                            let next_update = next_update(flow, self.settings.update_interval);
                             let file = flow.tenant.file.get_or_insert_with(|| Box::new(File::new(next_update)));
                             file.findings = Some(findings);
                             changed
@@ -433,20 +433,13 @@ impl Auditor {
         }
         let interval = self.settings.update_interval;
         let Some(flow) = self.table.flow_mut(index) else { return };
-        let due =
-            flow.tenant.file.as_ref().map_or(Timestamp::from_secs(flow.tenant.due.into()), |file| file.next_update);
+        let due = flow.tenant.file.as_ref().map_or_else(|| next_update(flow, interval), |file| file.next_update);
         if due > at {
             let holds_until = flow.tenant.file.as_ref().map_or(Timestamp::MAX, |file| file.verdict.holds_until);
             flow.tenant.due = seconds(due.min(holds_until));
             return;
         }
-        if interval.is_zero() {
-            flow.tenant.due = u32::MAX;
-            return;
-        }
-        // The next multiple of the interval since the flow's start, so that the split into workers changes nothing.
-        let passed = at.since(flow.first).as_nanos() / interval.as_nanos() + 1;
-        let next = flow.first + interval.saturating_mul(u32::try_from(passed).unwrap_or(u32::MAX));
+        let next = update_after(at, flow.first, interval);
         let mut holds_until = Timestamp::MAX;
         if let Some(file) = flow.tenant.file.as_mut() {
             file.next_update = next;
@@ -579,6 +572,16 @@ fn seconds(at: Timestamp) -> u32 {
     u32::try_from(at.as_secs()).unwrap_or(u32::MAX)
 }
 
+/// The `update` that the due second of a flow without a file stands for.
 fn next_update(flow: &Flow<Case>, interval: Duration) -> Timestamp {
-    if interval.is_zero() { Timestamp::MAX } else { flow.first + interval }
+    let second = Timestamp::from_secs(flow.tenant.due.into());
+    update_after(Timestamp::from_nanos(second.as_nanos().saturating_sub(1)), flow.first, interval)
+}
+
+/// The next multiple of the interval since a flow's first packet, so that the split into workers changes nothing.
+fn update_after(at: Timestamp, first: Timestamp, interval: Duration) -> Timestamp {
+    match at.since(first).as_nanos().checked_div(interval.as_nanos()) {
+        Some(passed) => first + interval.saturating_mul(u32::try_from(passed + 1).unwrap_or(u32::MAX)),
+        None => Timestamp::MAX,
+    }
 }
