@@ -192,16 +192,14 @@ impl FlowKey {
     #[must_use]
     pub fn canonical(&self) -> [u8; 44] {
         let mut octets = [0; 44];
-        let parts = self
-            .addresses
-            .iter()
-            .flatten()
-            .copied()
-            .chain(self.ports.iter().flat_map(|port| port.to_be_bytes()))
-            .chain(self.tags.to_be_bytes())
-            .chain([self.protocol]);
-        for (octet, part) in octets.iter_mut().zip(parts) {
-            *octet = part;
+        let (addresses, rest) = octets.split_at_mut(32);
+        let (ports, rest) = rest.split_at_mut(4);
+        let (tags, rest) = rest.split_at_mut(4);
+        addresses.copy_from_slice(self.addresses.as_flattened());
+        ports.copy_from_slice(self.ports.map(u16::to_be_bytes).as_flattened());
+        tags.copy_from_slice(&self.tags.to_be_bytes());
+        if let Some(protocol) = rest.first_mut() {
+            *protocol = self.protocol;
         }
         octets
     }
