@@ -117,14 +117,16 @@ impl<'a> Worker<'a> {
             left -= batch.len();
             self.next = end % self.packets.len();
             let mut keys = [(FlowKey::default(), Sender::Low, 0); BATCH];
-            let mut slots = [0; BATCH];
-            for ((packet, ready), slot) in batch.iter().zip(&mut keys).zip(&mut slots) {
+            let mut touched = 0;
+            for (packet, ready) in batch.iter().zip(&mut keys) {
                 let (key, sender) = FlowKey::of(packet, true);
                 let hash = self.table.hash(&key);
-                *slot = self.table.touch_index(hash);
+                touched ^= self.table.touch_index(hash);
                 *ready = (key, sender, hash);
             }
-            black_box(slots.iter().fold(0, |sum, &slot| sum ^ self.table.touch_entry(slot)));
+            black_box(
+                keys.iter().take(batch.len()).fold(touched, |sum, (_, _, hash)| sum ^ self.table.touch_entry(*hash)),
+            );
             for (packet, (key, sender, hash)) in batch.iter().zip(&keys) {
                 self.clock = self.clock + self.step;
                 let index = self

@@ -98,14 +98,16 @@ impl Auditor {
     pub fn observe(&mut self, frames: &[Frame<'_>], emit: &mut impl FnMut(Record)) {
         for batch in frames.chunks(BATCH) {
             let mut ready: [Option<Ready<'_>>; BATCH] = [const { None }; BATCH];
-            let mut slots = [0; BATCH];
-            for ((frame, ready), slot) in batch.iter().zip(&mut ready).zip(&mut slots) {
+            let mut touched = 0;
+            for (frame, ready) in batch.iter().zip(&mut ready) {
                 *ready = self.prepare(frame);
                 if let Some(ready) = ready {
-                    *slot = self.table.touch_index(ready.hash);
+                    touched ^= self.table.touch_index(ready.hash);
                 }
             }
-            let touched = slots.iter().fold(0, |sum, &slot| sum ^ self.table.touch_entry(slot));
+            for ready in ready.iter().flatten() {
+                touched ^= self.table.touch_entry(ready.hash);
+            }
             std::hint::black_box(touched);
             // By reference: a packet and its key are larger than the work that most of them make.
             for ready in ready.iter_mut().flatten() {

@@ -265,16 +265,16 @@ impl Stage for LookUp {
         let Self(table) = self;
         for batch in frames.chunks(BATCH) {
             let mut keys: [Option<(FlowKey, Sender, u64)>; BATCH] = [None; BATCH];
-            let mut slots = [0; BATCH];
-            for ((frame, key), slot) in batch.iter().zip(&mut keys).zip(&mut slots) {
+            let mut touched = 0;
+            for (frame, key) in batch.iter().zip(&mut keys) {
                 if let Ok(packet) = parse(frame) {
                     let (of, sender) = FlowKey::of(&packet, true);
                     let hash = table.hash(&of);
-                    *slot = table.touch_index(hash);
+                    touched ^= table.touch_index(hash);
                     *key = Some((of, sender, hash));
                 }
             }
-            black_box(slots.iter().fold(0, |sum, &slot| sum ^ table.touch_entry(slot)));
+            black_box(keys.iter().flatten().fold(touched, |sum, (_, _, hash)| sum ^ table.touch_entry(*hash)));
             for (frame, key) in batch.iter().zip(&keys) {
                 let Some((key, sender, hash)) = key else { continue };
                 let index = table
