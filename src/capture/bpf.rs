@@ -103,11 +103,17 @@ pub fn snapped(filter: &[Instruction], snap_length: u32) -> Vec<Instruction> {
     filter.iter().map(cut).collect()
 }
 
-// Offsets from here on are relative to the link header. The socket's own data pointer stands at the network header of
-// what comes in and at the link header of what goes out, and the network header of what goes out may lie behind its
-// VLAN tags: only the link header is the same in both directions (`bpf_internal_load_pointer_neg_helper`).
-const LINK: u32 = (-0x20_0000_i32).cast_unsigned();
+// The socket's own data pointer stands behind the link header of what comes in (and behind the tag that was taken out), and
+// at the link header of what goes out: offsets are relative to it, and the packet's type tells which it is. The offsets that
+// are relative to the link header in both directions (`SKF_LL_OFF`) do not do: before Linux 6.16 they end with the linear
+// part of the frame's memory, where some drivers leave no more than the link header.
 
+/// `PACKET_OUTGOING` of `linux/if_packet.h`.
+const OUTGOING: u32 = libc::PACKET_OUTGOING as u32;
+const PACKET_TYPE: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE).cast_unsigned();
+const PROTOCOL: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_PROTOCOL).cast_unsigned();
+
+const LD_W_ABS: u16 = 0x20;
 const LD_H_ABS: u16 = 0x28;
 const LD_W_IND: u16 = 0x40;
 const LD_H_IND: u16 = 0x48;
@@ -136,12 +142,15 @@ const MPLS_LABELS: usize = 8;
 #[derive(Clone, Copy)]
 enum To {
     Next,
+    Outgoing,
+    Tags,
     Kind,
     Ipv4,
     Ipv6,
     Mpls,
     Version,
     Pppoe,
+    Compressed,
     Mix,
     Zero,
 }
@@ -169,7 +178,7 @@ pub fn fanout(link: LinkLayer) -> Vec<Instruction> {
 #[derive(Default)]
 struct Assembler {
     code: Vec<(Instruction, To, To)>,
-    places: [usize; 9],
+    places: [usize; To::Zero as usize + 1],
 }
 
 impl Assembler {
@@ -200,8 +209,15 @@ impl Assembler {
 
     /// A: the `EtherType`, X: offset of what is behind it.
     fn ethernet(&mut self) {
+        self.put(LD_W_ABS, PACKET_TYPE);
+        self.when(OUTGOING, To::Outgoing, To::Next);
+        self.put(LDX_IMM, 0);
+        self.put(LD_W_ABS, PROTOCOL);
+        self.jump(To::Tags);
+        self.here(To::Outgoing);
         self.put(LDX_IMM, 14);
-        self.put(LD_H_ABS, LINK + 12);
+        self.put(LD_H_ABS, 12);
+        self.here(To::Tags);
         for _ in 0..VLAN_TAGS {
             // IEEE 802.1Q, 802.1ad, and the older 0x9100 of QinQ: one tag more, else on to the kind.
             let tag = self.code.len();
@@ -214,7 +230,7 @@ impl Assembler {
                 }
             }
             self.advance(4);
-            self.put(LD_H_IND, LINK.wrapping_sub(2));
+            self.put(LD_H_IND, 2_u32.wrapping_neg());
         }
         self.here(To::Kind);
         self.when(0x0800, To::Ipv4, To::Next);
@@ -223,20 +239,27 @@ impl Assembler {
         self.when(0x8848, To::Mpls, To::Next);
         self.when(0x8864, To::Pppoe, To::Zero);
 
-        // RFC 2516 4: six octets, then the PPP protocol: RFC 1332 0x0021, RFC 5072 0x0057.
+        // RFC 2516 4: six octets, then the PPP protocol: RFC 1332 0x0021, RFC 5072 0x0057. RFC 1661 6.5: each side may
+        // compress it to one octet.
         self.here(To::Pppoe);
-        self.put(LD_H_IND, LINK + 6);
+        self.put(LD_B_IND, 6);
+        self.when(0x21, To::Compressed, To::Next);
+        self.when(0x57, To::Compressed, To::Next);
+        self.put(LD_H_IND, 6);
         self.put(ST, 0);
         self.advance(8);
         self.put(LD_MEM, 0);
         self.when(0x0021, To::Ipv4, To::Next);
         self.when(0x0057, To::Ipv6, To::Zero);
+        self.here(To::Compressed);
+        self.advance(7);
+        self.jump(To::Version);
 
         // RFC 3032 2.1: the bottom-of-stack bit is bit 8 of the 32.
         self.here(To::Mpls);
         for _ in 0..MPLS_LABELS {
             self.advance(4);
-            self.put(LD_W_IND, LINK.wrapping_sub(4));
+            self.put(LD_W_IND, 4_u32.wrapping_neg());
             self.put(AND_K, 0x100);
             self.when(0x100, To::Version, To::Next);
         }
@@ -246,7 +269,7 @@ impl Assembler {
     /// X: offset of what should be an IP header.
     fn version(&mut self) {
         self.here(To::Version);
-        self.put(LD_B_IND, LINK);
+        self.put(LD_B_IND, 0);
         self.put(RSH_K, 4);
         self.when(4, To::Ipv4, To::Next);
         self.when(6, To::Ipv6, To::Zero);
@@ -255,20 +278,20 @@ impl Assembler {
     /// X: offset of the IP header; returns the value.
     fn addresses(&mut self) {
         self.here(To::Ipv4);
-        self.put(LD_W_IND, LINK + 12);
+        self.put(LD_W_IND, 12);
         self.put(ST, 0);
-        self.put(LD_W_IND, LINK + 16);
+        self.put(LD_W_IND, 16);
         self.put(ST, 1);
         self.jump(To::Mix);
 
         // Each IPv6 address becomes one word first; the order of its words counts.
         self.here(To::Ipv6);
         for (cell, start) in [(0, 8), (1, 24)] {
-            self.put(LD_W_IND, LINK + start);
+            self.put(LD_W_IND, start);
             for word in 1..4 {
                 self.put(MUL_K, 0x0100_0193);
                 self.put(ST, 2);
-                self.put(LD_W_IND, LINK + start + 4 * word);
+                self.put(LD_W_IND, start + 4 * word);
                 self.put(ST, 3);
                 // X is the offset and needed again: keep it aside while adding.
                 self.put(TXA, 0);
@@ -322,5 +345,55 @@ impl Assembler {
             instruction
         };
         self.code.into_iter().enumerate().map(fill).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_is_what_tcpdump_prints() {
+        let everything = Instruction::new(RET_K, 262_144);
+        let line = |line, text: &str| Err(FilterError::Line { line, text: text.to_owned() });
+        let cases = [
+            ("empty", String::new(), Ok(vec![])),
+            ("the count alone", "0\n".into(), Ok(vec![])),
+            ("with its count", "1\n6 0 0 262144\n".into(), Ok(vec![everything])),
+            ("without, and blank lines", "\n 6 0 0 262144 \n\n".into(), Ok(vec![everything])),
+            ("three numbers", "1\n6 0 0\n".into(), line(2, "6 0 0")),
+            ("five numbers", "1\n6 0 0 1 1\n".into(), line(2, "6 0 0 1 1")),
+            ("a jump of more than 8 bits", "1\n21 256 0 1\n".into(), line(2, "21 256 0 1")),
+            ("an expression", "udp port 53".into(), line(1, "udp port 53")),
+            ("no return", "1\n40 0 0 12\n".into(), Err(FilterError::NoReturn)),
+            ("the accumulator", "2\n40 0 0 12\n22 0 0 0\n".into(), Err(FilterError::ReturnsAccumulator(3))),
+            ("the longest", "6 0 0 1\n".repeat(4096), Ok(vec![Instruction::new(RET_K, 1); 4096])),
+            ("one too long", "6 0 0 1\n".repeat(4097), Err(FilterError::TooLong(4097))),
+        ];
+        for (name, text, expected) in cases {
+            assert_eq!(parse_filter(&text), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_return_is_cut_to_the_snap_length() {
+        let [none, some, all] = [0, 100, 262_144].map(|k| Instruction::new(RET_K, k));
+        let load = Instruction::new(LD_H_ABS, 262_144);
+        assert_eq!(snapped(&[], 192), [Instruction::new(RET_K, 192)]);
+        assert_eq!(snapped(&[load, none, some, all], 192), [load, none, some, Instruction::new(RET_K, 192)]);
+    }
+
+    #[test]
+    fn every_condition_of_the_fanout_program_reaches_its_place() {
+        for link in [LinkLayer::Ethernet, LinkLayer::RawIp] {
+            let program = fanout(link);
+            assert!(program.len() <= 256, "{link:?}: {} instructions", program.len());
+            for (index, instruction) in program.iter().enumerate() {
+                let far = if instruction.code == JMP { instruction.k as usize } else { 0 };
+                let far = far.max(instruction.jt.into()).max(instruction.jf.into());
+                assert!(index + 1 + far <= program.len(), "{link:?}, {index}: {instruction:?}");
+            }
+            assert_eq!(program.last().map(|last| last.code), Some(RET_K));
+        }
     }
 }
