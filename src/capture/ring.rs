@@ -82,6 +82,12 @@ impl Ring {
         let socket = packet_socket()?;
         let raw = socket.as_raw_fd();
 
+        // Tried while nothing can come in yet, so that a filter that the kernel refuses is said at the start.
+        let filter = bpf::snapped(&settings.filter, settings.snap_length);
+        attach(raw, &filter).map_err(|error| {
+            let advice = "write what `tcpdump -ddd EXPRESSION` prints";
+            CaptureError::Setting(format!("capture.filter: the kernel refuses it ({error}): {advice}"))
+        })?;
         attach(raw, &bpf::NOTHING).map_err(failed("cannot attach a filter"))?;
         let version = libc::tpacket_versions::TPACKET_V3 as c_int;
         set_option(raw, libc::PACKET_VERSION, &version).map_err(failed("the kernel has no TPACKET_V3"))?;
@@ -118,7 +124,7 @@ impl Ring {
             current: 0,
             index,
             link,
-            filter: bpf::snapped(&settings.filter, settings.snap_length),
+            filter,
         };
         if hardware_type == libc::ARPHRD_LOOPBACK {
             // What goes out of the loopback comes in at once: one copy is enough.
