@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
@@ -42,6 +42,12 @@ pub fn open_rings(settings: &LiveSettings) -> Result<Vec<Box<dyn Source>>, Captu
     Ok(sources.into_iter().map(|source| Box::new(source) as Box<dyn Source>).collect())
 }
 
+/// The kernel hands over a block that is not full after the block timeout, counted from its first frame: what stays away
+/// for longer than this does not exist.
+fn quiet(settings: &LiveSettings) -> Duration {
+    settings.block_timeout * 2 + Duration::from_millis(20)
+}
+
 /// How often interfaces are looked for, and looked after.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// A group starts without members that did not join after this long: they will be missing, which is better than all.
@@ -61,6 +67,15 @@ struct Group {
     state: Mutex<Membership>,
 }
 
+/// What the log last said of an interface.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Condition {
+    #[default]
+    Up,
+    Down,
+    Gone,
+}
+
 #[derive(Default)]
 struct Membership {
     /// Which interface; another one after it was made anew.
@@ -68,6 +83,7 @@ struct Membership {
     number: Option<u16>,
     spread: Option<Spread>,
     joined: u16,
+    told: Condition,
 }
 
 impl Group {
@@ -75,10 +91,32 @@ impl Group {
         Self { workers, state: Mutex::default() }
     }
 
+    fn state(&self) -> MutexGuard<'_, Membership> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says a change once, whichever worker sees it first; not what a worker is late to see of an interface that the others
+    /// have already found anew.
+    fn tell(&self, interface: &str, interface_index: i32, condition: Condition) {
+        let mut state = self.state();
+        if state.told == condition || state.interface_index != interface_index {
+            return;
+        }
+        match (state.told, condition) {
+            (_, Condition::Down) => warn!(interface, "interface is down: waiting for it to come up"),
+            (_, Condition::Gone) => warn!(interface, "interface is gone: looking for it every second"),
+            (Condition::Gone, Condition::Up) => info!(interface, "interface is back"),
+            (Condition::Down, Condition::Up) => info!(interface, "interface is up again"),
+            (Condition::Up, Condition::Up) => {}
+        }
+        state.told = condition;
+    }
+
     fn join(&self, name: &str, ring: &Ring) -> io::Result<()> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         if state.interface_index != ring.interface_index() {
-            *state = Membership { interface_index: ring.interface_index(), ..Membership::default() };
+            let interface_index = ring.interface_index();
+            *state = Membership { interface_index, told: state.told, ..Membership::default() };
         }
         if self.workers > 1 {
             let spread = state.spread.unwrap_or(Spread::Program);
@@ -102,17 +140,17 @@ impl Group {
     }
 
     fn leave(&self, interface_index: i32) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         if state.interface_index == interface_index {
             state.joined = state.joined.saturating_sub(1);
             if state.joined == 0 {
-                *state = Membership::default();
+                *state = Membership { told: state.told, ..Membership::default() };
             }
         }
     }
 
     fn is_complete(&self, interface_index: i32) -> bool {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state();
         state.interface_index != interface_index || state.joined >= self.workers
     }
 }
@@ -130,7 +168,9 @@ struct Port {
     ring: Option<Ring>,
     /// Since when it waits for the others; `None` once frames come in.
     muted: Option<Instant>,
-    link_down: bool,
+    /// The interface is gone, and since then nothing came of what its ring still holds.
+    emptying: Option<Instant>,
+    down: bool,
     dropped: u64,
     freezes: u64,
     /// Only with the first worker.
@@ -151,14 +191,15 @@ impl Port {
             group: Arc::clone(group),
             ring: None,
             muted: None,
-            link_down: false,
+            emptying: None,
+            down: false,
             dropped: 0,
             freezes: 0,
             nic: first.then(NicDrops::default),
         };
         match port.try_open(settings) {
             Err(CaptureError::Down(_)) => {
-                warn!(interface = name, "interface is down: capture starts when it comes up");
+                port.tell(Condition::Down);
                 Ok(port)
             }
             result => result.map(|()| port),
@@ -178,22 +219,21 @@ impl Port {
                 return Err(CaptureError::System { interface, what, source });
             }
         }
-        if down {
-            self.tell_down();
-        }
         self.muted = Some(now());
         self.ring = Some(ring);
+        if down {
+            self.tell(Condition::Down);
+        }
         if let Some(nic) = &mut self.nic {
             nic.start(&self.name);
         }
         Ok(())
     }
 
-    fn tell_down(&mut self) {
-        if !self.link_down {
-            self.link_down = true;
-            warn!(interface = self.name, "interface is down: waiting for it to come up");
-        }
+    fn tell(&mut self, condition: Condition) {
+        self.down = condition == Condition::Down;
+        // Without a ring there is no group on any interface: 0.
+        self.group.tell(&self.name, self.ring.as_ref().map_or(0, Ring::interface_index), condition);
     }
 
     fn unmute_when_complete(&mut self) {
@@ -215,21 +255,38 @@ impl Port {
     fn look_after(&mut self, settings: &LiveSettings) {
         self.add_drops();
         self.unmute_when_complete();
-        if let Some(ring) = &self.ring {
-            if ring.is_bound() {
+        match self.ring.as_ref().map(Ring::is_bound) {
+            Some(true) => {
+                if self.down && is_up(&self.name) {
+                    self.tell(Condition::Up);
+                }
                 return;
             }
-            warn!(interface = self.name, "interface is gone: looking for it every second");
-            self.group.leave(ring.interface_index());
-            self.ring = None;
-            if let Some(nic) = &mut self.nic {
-                nic.stop();
+            Some(false) => {
+                self.tell(Condition::Gone);
+                // What had arrived is handed over first.
+                if now().duration_since(*self.emptying.get_or_insert_with(now)) < quiet(settings) {
+                    return;
+                }
+                self.close();
             }
+            None => {}
         }
         if self.try_open(settings).is_ok() {
             self.unmute_when_complete();
-            self.link_down = false;
-            info!(interface = self.name, "interface is back");
+            if !self.down {
+                self.tell(Condition::Up);
+            }
+        }
+    }
+
+    fn close(&mut self) {
+        if let Some(ring) = self.ring.take() {
+            self.group.leave(ring.interface_index());
+        }
+        self.emptying = None;
+        if let Some(nic) = &mut self.nic {
+            nic.stop();
         }
     }
 
@@ -266,9 +323,8 @@ impl Port {
             take(rest);
         }
         ring.release();
-        if count > 0 && self.link_down {
-            self.link_down = false;
-            info!(interface = self.name, "interface is up again");
+        if self.emptying.is_some() {
+            self.emptying = Some(now());
         }
         Some(count)
     }
@@ -317,8 +373,9 @@ impl RingSource {
             for port in &mut self.ports {
                 // Taking the error lets the next wait wait; which one it was does not matter, the interface is
                 // looked after in any case.
-                if port.ring.as_ref().and_then(Ring::take_error).is_some() {
-                    port.tell_down();
+                let failed = port.ring.as_ref().is_some_and(|ring| ring.take_error().is_some() && ring.is_bound());
+                if failed {
+                    port.tell(Condition::Down);
                 }
             }
         }
@@ -327,14 +384,14 @@ impl RingSource {
 
     fn look_after(&mut self) {
         let now = now();
-        let gathering = self.ports.iter().any(|port| port.muted.is_some());
-        if now.duration_since(self.checked) >= LOOK_AGAIN {
+        let due = now.duration_since(self.checked) >= LOOK_AGAIN;
+        if due {
             self.checked = now;
-            for port in &mut self.ports {
+        }
+        for port in &mut self.ports {
+            if due || port.emptying.is_some() {
                 port.look_after(&self.settings);
-            }
-        } else if gathering {
-            for port in &mut self.ports {
+            } else if port.muted.is_some() {
                 port.unmute_when_complete();
             }
         }
@@ -356,9 +413,7 @@ impl Source for RingSource {
         for ring in self.ports.iter().filter_map(|port| port.ring.as_ref()) {
             ring.mute()?;
         }
-        // The kernel hands over a block that is not full after the block timeout, counted from its first frame:
-        // what stays away for longer than that does not exist.
-        let quiet = self.settings.block_timeout * 2 + Duration::from_millis(20);
+        let quiet = quiet(&self.settings);
         let mut total = 0;
         let mut last = now();
         while now().duration_since(last) < quiet {
@@ -384,6 +439,13 @@ impl Source for RingSource {
         }
         sum
     }
+}
+
+/// `IFF_UP`, in hexadecimal (the kernel's `Documentation/ABI/testing/sysfs-class-net`).
+fn is_up(interface: &str) -> bool {
+    let flags = std::fs::read_to_string(format!("/sys/class/net/{interface}/flags")).unwrap_or_default();
+    let flags = i32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).unwrap_or(0);
+    flags & libc::IFF_UP != 0
 }
 
 /// The frames of one block, in order.
