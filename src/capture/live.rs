@@ -295,9 +295,6 @@ impl Port {
             self.dropped += u64::from(drops.frames);
             self.freezes += u64::from(drops.freezes);
         }
-        if let Some(nic) = &mut self.nic {
-            nic.read(&self.name);
-        }
     }
 
     /// Hands over one block, if one is ready. Returns its frames.
@@ -435,7 +432,9 @@ impl Source for RingSource {
             port.add_drops();
             sum.dropped_kernel = sum.dropped_kernel.map(|dropped| dropped + port.dropped);
             sum.ring_full += port.freezes;
-            sum.dropped_nic += port.nic.as_ref().map_or(0, |nic| nic.total);
+            if let Some(nic) = &mut port.nic {
+                nic.add_to(&port.name, &mut sum);
+            }
         }
         sum
     }
@@ -502,25 +501,46 @@ fn u16_at(octets: &[u8], at: usize) -> Option<u16> {
     octets.get(at..)?.first_chunk().map(|word| u16::from_ne_bytes(*word))
 }
 
-/// What the NIC lost, from `/sys/class/net/*/statistics` (the kernel's `Documentation/networking/statistics.rst`).
+/// What the kernel counts on an interface apart from the rings, from `/sys/class/net/*/statistics` (the kernel's
+/// `Documentation/networking/statistics.rst`).
 #[derive(Default)]
 struct NicDrops {
-    total: u64,
-    last: Option<u64>,
+    missed: Growth,
+    dropped: Growth,
 }
 
 impl NicDrops {
     fn start(&mut self, interface: &str) {
-        self.last = counted(interface);
+        self.missed.last = missed(interface);
+        self.dropped.last = statistic(interface, "rx_dropped");
     }
 
     fn stop(&mut self) {
-        self.last = None;
+        (self.missed.last, self.dropped.last) = (None, None);
     }
 
     fn read(&mut self, interface: &str) {
-        let Some(last) = self.last else { return };
-        if let Some(read) = counted(interface) {
+        self.missed.add(missed(interface));
+        self.dropped.add(statistic(interface, "rx_dropped"));
+    }
+
+    fn add_to(&mut self, interface: &str, counters: &mut CaptureCounters) {
+        self.read(interface);
+        counters.dropped_nic += self.missed.total;
+        counters.rx_dropped += self.dropped.total;
+    }
+}
+
+/// What a count grew by since the start.
+#[derive(Default)]
+struct Growth {
+    total: u64,
+    last: Option<u64>,
+}
+
+impl Growth {
+    fn add(&mut self, read: Option<u64>) {
+        if let (Some(last), Some(read)) = (self.last, read) {
             // A driver that was loaded anew counts from zero again.
             self.total += read.checked_sub(last).unwrap_or(read);
             self.last = Some(read);
@@ -529,14 +549,13 @@ impl NicDrops {
 }
 
 /// `rx_missed_errors` is the loss for want of buffers; older drivers call it `rx_fifo_errors`, some count the same loss
-/// in both, hence the greater. `rx_dropped` is by definition what is not in these.
-fn counted(interface: &str) -> Option<u64> {
-    let read = |name: &str| {
-        let path = format!("/sys/class/net/{interface}/statistics/{name}");
-        std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok()
-    };
-    let lost = read("rx_missed_errors")?.max(read("rx_fifo_errors").unwrap_or(0));
-    Some(lost + read("rx_dropped").unwrap_or(0))
+/// in both, hence the greater.
+fn missed(interface: &str) -> Option<u64> {
+    Some(statistic(interface, "rx_missed_errors")?.max(statistic(interface, "rx_fifo_errors").unwrap_or(0)))
+}
+
+fn statistic(interface: &str, name: &str) -> Option<u64> {
+    std::fs::read_to_string(format!("/sys/class/net/{interface}/statistics/{name}")).ok()?.trim().parse().ok()
 }
 
 /// Used by the fallback, which has no ring to ask.

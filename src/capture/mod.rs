@@ -154,9 +154,12 @@ pub struct CaptureCounters {
     pub dropped_kernel: Option<u64>,
     /// Times that the kernel found every block of the ring full and stopped for a while.
     pub ring_full: u64,
-    /// Frames that the NIC says it missed since the start (`rx_missed_errors`, `rx_dropped`… of sysfs). Counted by the
-    /// first worker alone, so that the sum over workers is right.
+    /// Frames that the NIC says it missed since the start (`rx_missed_errors` or `rx_fifo_errors` of sysfs). Counted by
+    /// the first worker alone, so that the sum over workers is right; and so is the next.
     pub dropped_nic: u64,
+    /// What the kernel calls `rx_dropped`: frames that were lost on the way from some drivers, but also frames of
+    /// protocols that this host does not know, which the ring has had. No telling which, so it is no count of losses.
+    pub rx_dropped: u64,
 }
 
 impl CaptureCounters {
@@ -165,6 +168,7 @@ impl CaptureCounters {
         self.received += other.received;
         self.ring_full += other.ring_full;
         self.dropped_nic += other.dropped_nic;
+        self.rx_dropped += other.rx_dropped;
         if let Some(dropped) = other.dropped_kernel {
             *self.dropped_kernel.get_or_insert(0) += dropped;
         }

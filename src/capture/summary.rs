@@ -54,6 +54,9 @@ pub struct Summary {
     pub dropped_kernel: u64,
     /// Packets that the NIC says it missed; they never reached the kernel and are not in `packets`.
     pub dropped_nic: u64,
+    /// What the kernel calls `rx_dropped`: some drivers' losses, and frames of protocols that this host does not know,
+    /// which are in `packets` all the same.
+    pub rx_dropped: u64,
     /// Flows opened.
     pub flows: u64,
     /// Flows open now.
@@ -115,6 +118,7 @@ impl Summary {
             undecodable_octets: counters.undecodable_octets,
             dropped_kernel,
             dropped_nic: total.capture.dropped_nic,
+            rx_dropped: total.capture.rx_dropped,
             flows: counters.flows,
             flows_open: counters.flows_open,
             evicted: evicted.map(|(rank, count)| (rank.name(), count)).collect(),
