@@ -504,18 +504,18 @@ fn u16_at(octets: &[u8], at: usize) -> Option<u16> {
 /// What the kernel counts on an interface apart from the rings, from `/sys/class/net/*/statistics` (the kernel's
 /// `Documentation/networking/statistics.rst`).
 #[derive(Default)]
-struct NicDrops {
+pub(super) struct NicDrops {
     missed: Growth,
     dropped: Growth,
 }
 
 impl NicDrops {
-    fn start(&mut self, interface: &str) {
+    pub(super) fn start(&mut self, interface: &str) {
         self.missed.last = missed(interface);
         self.dropped.last = statistic(interface, "rx_dropped");
     }
 
-    fn stop(&mut self) {
+    pub(super) fn stop(&mut self) {
         (self.missed.last, self.dropped.last) = (None, None);
     }
 
@@ -524,7 +524,7 @@ impl NicDrops {
         self.dropped.add(statistic(interface, "rx_dropped"));
     }
 
-    fn add_to(&mut self, interface: &str, counters: &mut CaptureCounters) {
+    pub(super) fn add_to(&mut self, interface: &str, counters: &mut CaptureCounters) {
         self.read(interface);
         counters.dropped_nic += self.missed.total;
         counters.rx_dropped += self.dropped.total;

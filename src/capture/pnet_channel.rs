@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use pnet::datalink::{self, Channel, DataLinkReceiver, DataLinkSender};
 use tracing::{info, warn};
 
-use super::live::link_layer;
+use super::live::{NicDrops, link_layer};
 use super::{BATCH, CaptureCounters, CaptureError, LinkLayer, LiveSettings, Source};
 use crate::time::Timestamp;
 use crate::wire::{Frame, InterfaceId};
@@ -27,11 +27,19 @@ pub fn open_pnet(settings: &LiveSettings) -> Result<Box<dyn Source>, CaptureErro
     let open = |(id, name): (usize, &String)| {
         let interface = InterfaceId(id as u16);
         let link = link_layer(name)?;
-        let port = Port { name: name.clone(), interface, link, channel: Some(channel(name, settings)?), tried: now() };
+        let channel = match channel(name, settings) {
+            Err(CaptureError::Down(_)) => {
+                warn!(interface = name, "interface is down: waiting for it to come up");
+                None
+            }
+            result => Some(result?),
+        };
         if name == "lo" {
             warn!("pnet's channel sees every frame on the loopback twice; the ring sees it once");
         }
-        Ok(port)
+        let mut nic = NicDrops::default();
+        nic.start(name);
+        Ok(Port { name: name.clone(), interface, link, channel, failure: None, tried: now(), nic })
     };
     let ports = settings.interfaces.iter().enumerate().map(open).collect::<Result<Vec<_>, _>>()?;
     let buffer = Vec::with_capacity(BATCH * settings.snap_length.min(2048) as usize);
@@ -40,6 +48,10 @@ pub fn open_pnet(settings: &LiveSettings) -> Result<Box<dyn Source>, CaptureErro
 
 /// The largest frame the kernel hands over (BIG TCP aside, which it would cut and hide that it did).
 const READ_OCTETS: usize = 65_536 + 64;
+/// How often an interface that is gone or down is looked for.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// For so long at most, frames are taken at the end.
+const LAST_FRAMES: Duration = Duration::from_secs(1);
 /// Pause between two looks at silent interfaces; `pnet` offers no common wait.
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -54,7 +66,32 @@ struct Port {
     interface: InterfaceId,
     link: LinkLayer,
     channel: Option<Ends>,
+    /// Why the channel is to be closed, once what it still holds is read.
+    failure: Option<io::Error>,
     tried: Instant,
+    nic: NicDrops,
+}
+
+impl Port {
+    /// Looks every second whether the interface is there and up.
+    fn look_for(&mut self, settings: &LiveSettings) {
+        if now().duration_since(self.tried) < LOOK_AGAIN {
+            return;
+        }
+        self.tried = now();
+        if let Ok(channel) = channel(&self.name, settings) {
+            self.channel = Some(channel);
+            self.nic.start(&self.name);
+            info!(interface = self.name, "interface is back");
+        }
+    }
+
+    fn close(&mut self, error: &io::Error) {
+        warn!(interface = self.name, %error, "interface is gone or down: looking for it every second");
+        self.channel = None;
+        self.tried = now();
+        self.nic.stop();
+    }
 }
 
 struct PnetSource {
@@ -72,6 +109,9 @@ fn channel(name: &str, settings: &LiveSettings) -> Result<Ends, CaptureError> {
         .iter()
         .find(|interface| interface.name == name)
         .ok_or_else(|| CaptureError::NoInterface(name.to_owned()))?;
+    if !interface.is_up() {
+        return Err(CaptureError::Down(name.to_owned()));
+    }
     let config = datalink::Config {
         read_buffer_size: READ_OCTETS,
         read_timeout: Some(Duration::ZERO),
@@ -105,13 +145,7 @@ impl PnetSource {
         let snap = self.settings.snap_length as usize;
         for port in &mut self.ports {
             let Some(channel) = &mut port.channel else {
-                if now().duration_since(port.tried) >= Duration::from_secs(1) {
-                    port.tried = now();
-                    if let Ok(channel) = channel(&port.name, &self.settings) {
-                        port.channel = Some(channel);
-                        info!(interface = port.name, "interface is back");
-                    }
-                }
+                port.look_for(&self.settings);
                 continue;
             };
             self.buffer.clear();
@@ -122,12 +156,14 @@ impl PnetSource {
                         self.buffer.extend(data.iter().take(snap));
                         self.entries.push((clock(), data.len() as u32, self.buffer.len()));
                     }
-                    Err(error) if is_quiet(&error) => break,
-                    Err(error) => {
-                        warn!(interface = port.name, %error, "interface is gone or down: looking for it every second");
-                        port.channel = None;
+                    Err(error) if is_quiet(&error) || port.failure.is_some() => {
+                        // An interface that goes says so before the frames that it had.
+                        if let Some(failure) = port.failure.take() {
+                            port.close(&failure);
+                        }
                         break;
                     }
+                    Err(error) => port.failure = Some(error),
                 }
             }
             let empty = Frame {
@@ -173,11 +209,23 @@ impl Source for PnetSource {
     }
 
     fn finish(&mut self, take: &mut dyn FnMut(&[Frame<'_>])) -> io::Result<usize> {
-        // Nothing can be kept from coming in: one pass more is what had arrived.
-        Ok(self.pass(take))
+        // Nothing can be kept from coming in: a busy link would go on for ever.
+        let started = now();
+        let mut total = 0;
+        loop {
+            let taken = self.pass(take);
+            total += taken;
+            if taken == 0 || now().duration_since(started) >= LAST_FRAMES {
+                return Ok(total);
+            }
+        }
     }
 
     fn counters(&mut self) -> CaptureCounters {
-        CaptureCounters { received: self.received, dropped_kernel: None, ..CaptureCounters::default() }
+        let mut sum = CaptureCounters { received: self.received, dropped_kernel: None, ..CaptureCounters::default() };
+        for port in &mut self.ports {
+            port.nic.add_to(&port.name, &mut sum);
+        }
+        sum
     }
 }
