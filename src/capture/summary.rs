@@ -35,7 +35,7 @@ pub struct TunnelTotal {
     pub total: Total,
 }
 
-/// `packets` = `classified` + the sum of `undecodable` + `dropped_kernel`, always.
+/// `packets` = `classified` + the sum of `undecodable` + `dropped_kernel`, always (0 for what nobody counts).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Summary {
     /// Packets that the capture was to take.
@@ -50,8 +50,8 @@ pub struct Summary {
     pub undecodable: BTreeMap<&'static str, u64>,
     /// Their octets.
     pub undecodable_octets: u64,
-    /// Packets that the kernel dropped since the ring was full.
-    pub dropped_kernel: u64,
+    /// Packets that the kernel dropped since the ring was full; `None` where nobody counts them.
+    pub dropped_kernel: Option<u64>,
     /// Packets that the NIC says it missed; they never reached the kernel and are not in `packets`.
     pub dropped_nic: u64,
     /// What the kernel calls `rx_dropped`: some drivers' losses, and frames of protocols that this host does not know,
@@ -91,7 +91,7 @@ impl Summary {
             total.records_lost += report.records_lost;
         }
         let counters = &total.counters;
-        let dropped_kernel = total.capture.dropped_kernel.unwrap_or(0);
+        let dropped_kernel = total.capture.dropped_kernel;
         let labels = Label::ALL.iter().enumerate();
         let ended = |tunnel, label: usize| {
             counters.ended.get(tunnel_index(tunnel)).and_then(|labels| labels.get(label)).copied().unwrap_or_default()
@@ -107,7 +107,7 @@ impl Summary {
         let undecodable = ParseError::ALL.iter().zip(counters.undecodable);
         let evicted = Rank::ALL.iter().zip(counters.evicted);
         Self {
-            packets: counters.packets + dropped_kernel,
+            packets: counters.packets + dropped_kernel.unwrap_or(0),
             octets: counters.octets,
             classified: counters.classified,
             classified_octets: counters.classified_octets,
@@ -143,6 +143,12 @@ impl Summary {
         }
     }
 
+    /// Packets that were lost before they came here, as far as anybody counts them.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped_kernel.unwrap_or(0) + self.dropped_nic
+    }
+
     /// Flows with this label that ended.
     #[must_use]
     pub fn flows_with(&self, label: Label) -> u64 {
@@ -160,10 +166,11 @@ impl fmt::Display for Summary {
     /// For people, a few lines.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let undecodable: u64 = self.undecodable.values().sum();
+        let dropped = self.dropped_kernel.map_or_else(|| "an unknown number".to_owned(), |count| count.to_string());
         writeln!(
             f,
-            "packets  {} ({} octets): {} classified, {undecodable} undecodable, {} dropped by the kernel, {} missed by the NIC",
-            self.packets, self.octets, self.classified, self.dropped_kernel, self.dropped_nic
+            "packets  {} ({} octets): {} classified, {undecodable} undecodable, {dropped} dropped by the kernel, {} missed by the NIC",
+            self.packets, self.octets, self.classified, self.dropped_nic
         )?;
         for (reason, count) in &self.undecodable {
             writeln!(f, "           undecodable  {reason} {count}")?;

@@ -97,11 +97,11 @@ impl State {
             authorized = self.live.count(Label::AuthorizedLeasedLine),
             "totals"
         );
-        let dropped = summary.dropped_kernel + summary.dropped_nic;
+        let dropped = summary.dropped();
         if dropped > self.dropped {
             warn!(
                 packets = dropped - self.dropped,
-                kernel = summary.dropped_kernel,
+                kernel = summary.dropped_kernel.unwrap_or(0),
                 nic = summary.dropped_nic,
                 "packets were lost before linewarden saw them: raise capture.ring_octets or capture.workers"
             );
@@ -195,7 +195,7 @@ impl Notifier {
         let status = format!(
             "{} packets, {} dropped, {} flows open, {} unapproved tunnels, {} authorized",
             totals.packets,
-            totals.dropped_kernel + totals.dropped_nic,
+            totals.dropped(),
             totals.flows_open,
             state.live.count(Label::UnapprovedVpnTunnel),
             state.live.count(Label::AuthorizedLeasedLine)

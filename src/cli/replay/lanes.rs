@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use crate::audit::{AuditSettings, Auditor, Counters};
-use crate::capture::Report;
+use crate::capture::{CaptureCounters, Report};
 use crate::config::Config;
 use crate::policy::Policy;
 use crate::record::Record;
@@ -72,7 +72,9 @@ struct Lane<'a> {
 impl Lanes<'_> {
     /// Runs `read`, which feeds frames; returns what each worker counted.
     pub(super) fn run<E>(&self, read: impl FnOnce(&mut Feed<'_>) -> Result<(), E>) -> (Vec<Report>, Result<(), E>) {
-        let report = |counters| Report { counters, ..Report::default() };
+        // No kernel stands between a file and its reader.
+        let capture = CaptureCounters { dropped_kernel: Some(0), ..CaptureCounters::default() };
+        let report = |counters| Report { counters, capture, ..Report::default() };
         if self.workers <= 1 {
             let mut feed = self.feed(Target::Here(Box::new(self.lane())));
             let result = read(&mut feed);
