@@ -91,7 +91,7 @@ fn wrong_settings_are_named_with_place_text_and_remedy() {
         ("[capture]\nring_octets = \"64MB\"", "write a size in quotes from \"128KiB\""),
         ("[capture]\nring_octets = \"1MiB\"", "must hold two blocks"),
         ("[capture]\nblock_octets = \"3MiB\"", "write a power of two"),
-        ("[capture]\nblock_timeout = \"1us\"", "write a duration in quotes from \"1ms\" to \"10s\""),
+        ("[capture]\nblock_timeout = \"1us\"", "write a duration in quotes from \"1ms\" to \"1s\""),
         ("[flow]\nidle_timeout = 120", "flow.idle_timeout is 120: write a duration in quotes from \"1s\" to \"7d\""),
         (
             "[flow]\nhome_nets = [\"10.0.0.1/8\"]",

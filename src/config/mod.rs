@@ -185,7 +185,7 @@ impl CaptureConfig {
                 .iter()
                 .for_each(|value| value.wrong(&"capture.ring_octets must hold two blocks of capture.block_octets"));
         }
-        let timeouts = Duration::from_millis(1)..=Duration::from_secs(10);
+        let timeouts = Duration::from_millis(1)..=Duration::from_secs(1);
         set(&mut self.block_timeout, value("block_timeout").and_then(|value| value.duration(timeouts)));
         set(&mut self.filter, value("filter").and_then(|value| value.string()).map(str::to_owned));
         section.finish();
