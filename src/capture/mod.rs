@@ -65,7 +65,7 @@ pub struct LiveSettings {
 pub enum LinkLayer {
     /// `ARPHRD_ETHER` and `ARPHRD_LOOPBACK`.
     Ethernet,
-    /// `ARPHRD_NONE` (TUN) and the kernel's IP tunnels, whose frames start with an IP header.
+    /// `ARPHRD_NONE` (TUN, WireGuard) and `ARPHRD_RAWIP`, whose frames start with an IP header.
     RawIp,
 }
 
