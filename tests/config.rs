@@ -97,6 +97,10 @@ fn wrong_settings_are_named_with_place_text_and_remedy() {
             "[flow]\nhome_nets = [\"10.0.0.1/8\"]",
             "t.toml:2:14: flow.home_nets is \"10.0.0.1/8\": it has bits set behind its prefix: write \"10.0.0.0/8\"",
         ),
+        (
+            "[capture]\nfilter = \"udp\"",
+            "t.toml:2:10: capture.filter: filter line 1: `udp` is not four numbers; write what `tcpdump -ddd EXPRESSION` prints",
+        ),
         ("[policy]\nmin_confidence = \"sure\"", "write \"possible\", \"likely\" or \"certain\""),
         ("[records]\nother = \"ends\"", "did you mean \"end\"?"),
         ("[records]\nqueue = 0", "write a whole number of records from 1"),

@@ -24,7 +24,7 @@ mod summary;
 pub mod synthetic;
 mod worker;
 
-pub use bpf::{FilterError, Instruction, fanout, parse_filter};
+pub use bpf::fanout;
 pub use interfaces::{Interface, default_route, interfaces, obstacle};
 pub use live::open_rings;
 pub use pnet_channel::open_pnet;
@@ -34,6 +34,7 @@ pub use worker::{Command, Outbox, Report, Status, Worker, WorkerError};
 
 use std::time::Duration;
 
+use crate::config::Instruction;
 use crate::wire::{Frame, LinkType};
 
 /// Frames handed over at once: as many as the core looks up together, a few times over.
@@ -56,7 +57,7 @@ pub struct LiveSettings {
     pub block_octets: usize,
     /// The kernel hands over a block that is not full after this long.
     pub block_timeout: Duration,
-    /// From [`parse_filter`]; empty: everything.
+    /// From `config::parse_filter`; empty: everything.
     pub filter: Vec<Instruction>,
 }
 

@@ -31,8 +31,9 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::bpf::{self, Instruction};
+use super::bpf;
 use super::{CaptureError, LinkLayer, LiveSettings};
+use crate::config::Instruction;
 
 /// How the members of a group share an interface's frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

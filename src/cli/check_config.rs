@@ -5,7 +5,6 @@ use std::io::{self, Write};
 use clap::Args;
 
 use super::{CONFIGURATION, Failure, Sources};
-use crate::capture::parse_filter;
 use crate::config::no_approvals;
 use crate::daemon::clock;
 
@@ -19,9 +18,6 @@ pub struct Options {
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let mut wrong = Vec::new();
     let config = options.sources.config().map_err(|error| wrong.push(error.0)).unwrap_or_default();
-    if let Err(error) = parse_filter(&config.capture.filter) {
-        wrong.push(format!("capture.filter: {error}"));
-    }
     // Where the settings themselves are wrong, the folder they name is not known either, unless it was given.
     let loaded = if wrong.is_empty() || options.sources.approvals.is_some() {
         let mut config = config.clone();

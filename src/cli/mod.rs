@@ -16,8 +16,8 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::capture::CaptureError;
 use crate::capture::file::FileError;
-use crate::capture::{CaptureError, FilterError};
 use crate::config::{Config, ConfigError};
 use crate::daemon::DaemonError;
 
@@ -100,12 +100,6 @@ impl From<ConfigError> for Failure {
     }
 }
 
-impl From<FilterError> for Failure {
-    fn from(error: FilterError) -> Self {
-        Self::new(CONFIGURATION, format!("capture.filter: {error}"))
-    }
-}
-
 impl From<FileError> for Failure {
     fn from(error: FileError) -> Self {
         Self::new(BAD_DATA, error)
@@ -128,7 +122,6 @@ impl From<DaemonError> for Failure {
                 CaptureError::NoInterface(_) | CaptureError::HardwareType { .. } | CaptureError::Setting(_),
             )
             | DaemonError::Config(_)
-            | DaemonError::Filter(_)
             | DaemonError::NoDefaultRoute => CONFIGURATION,
             _ => FAILED,
         };

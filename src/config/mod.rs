@@ -2,10 +2,12 @@
 //! every error names file, line, column, the offending text and what to write instead.
 
 mod approvals;
+mod filter;
 mod reader;
 mod settings;
 
 pub use approvals::Approvals;
+pub use filter::{FilterError, Instruction, parse_filter};
 pub use settings::{APPROVAL_FOLDERS, no_approvals};
 
 use std::path::{Path, PathBuf};
@@ -53,8 +55,8 @@ pub struct CaptureConfig {
     pub block_octets: usize,
     /// The kernel hands over a block that is not full after this long.
     pub block_timeout: Duration,
-    /// Classic BPF as `tcpdump -ddd EXPRESSION` prints it; empty: everything.
-    pub filter: String,
+    /// Classic BPF; empty: everything.
+    pub filter: Vec<Instruction>,
 }
 
 /// What takes the packets.
@@ -187,7 +189,11 @@ impl CaptureConfig {
         }
         let timeouts = Duration::from_millis(1)..=Duration::from_secs(1);
         set(&mut self.block_timeout, value("block_timeout").and_then(|value| value.duration(timeouts)));
-        set(&mut self.filter, value("filter").and_then(|value| value.string()).map(str::to_owned));
+        if let Some(filter) = value("filter")
+            && let Some(text) = filter.string()
+        {
+            set(&mut self.filter, parse_filter(text).map_err(|error| filter.problem(&error)).ok());
+        }
         section.finish();
     }
 }
@@ -243,7 +249,7 @@ impl Default for CaptureConfig {
             ring_octets: 64 << 20,
             block_octets: 1 << 20,
             block_timeout: Duration::from_millis(50),
-            filter: String::new(),
+            filter: Vec::new(),
         }
     }
 }

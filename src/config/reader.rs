@@ -233,6 +233,11 @@ impl<'a, 't> Value<'a, 't> {
         self.document.problem(self.span.clone(), &format_args!("{} is {}: {instead}", self.key, clipped(found)));
     }
 
+    /// Notes what is wrong with a value that is too long to be shown.
+    pub(super) fn problem(&self, what: &dyn Display) {
+        self.document.problem(self.span.clone(), &format_args!("{}: {what}", self.key));
+    }
+
     pub(super) fn place(&self) -> String {
         self.document.place(self.span.start)
     }

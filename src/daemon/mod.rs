@@ -18,8 +18,8 @@ pub use self::state::clock;
 use self::state::{Notifier, State};
 use crate::audit::Auditor;
 use crate::capture::{
-    CaptureError, Command, FilterError, LiveSettings, Outbox, Source, Summary, Worker, WorkerError, allowed_cores,
-    default_route, open_pnet, open_rings, parse_filter,
+    CaptureError, Command, LiveSettings, Outbox, Source, Summary, Worker, WorkerError, allowed_cores, default_route,
+    open_pnet, open_rings,
 };
 use crate::config::{Backend, Config, ConfigError, no_approvals};
 use crate::policy::Policy;
@@ -32,9 +32,6 @@ pub enum DaemonError {
     /// Configuration or approvals.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The filter's text.
-    #[error("capture.filter: {0}")]
-    Filter(#[from] FilterError),
     /// Neither a setting nor a default route names an interface.
     #[error(
         "no interface to capture: there is no default route, and capture.interfaces names none; `linewarden interfaces` lists them"
@@ -251,7 +248,7 @@ fn open_sources(config: &Config) -> Result<(Vec<Box<dyn Source>>, Vec<String>), 
         ring_octets: capture.ring_octets,
         block_octets: capture.block_octets,
         block_timeout: capture.block_timeout,
-        filter: parse_filter(&capture.filter)?,
+        filter: capture.filter.clone(),
     };
     let sources = match capture.backend {
         Backend::Ring => open_rings(&settings)?,

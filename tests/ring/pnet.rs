@@ -1,6 +1,7 @@
 //! `pnet`'s channel, the portable fallback: what it shows of the same traffic, and what it cannot show.
 
-use linewarden::capture::{Instruction, LiveSettings, open_pnet};
+use linewarden::capture::{LiveSettings, open_pnet};
+use linewarden::config::Instruction;
 
 use crate::frames::{UDP, VLAN, back, ethernet, ipv4, ipv6, tagged, udp};
 use crate::link::{Capture, Sender, in_namespace, run, settings, until, until_up, up, veth};

@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use linewarden::capture::{CaptureError, LiveSettings, open_rings, parse_filter};
+use linewarden::capture::{CaptureError, LiveSettings, open_rings};
+use linewarden::config::parse_filter;
 use linewarden::wire::{LinkType, VlanTag, parse};
 
 use crate::frames::{SERVICE_VLAN, UDP, VLAN, back, ethernet, ipv4, ipv6, tagged, tcp, udp};
