@@ -372,7 +372,7 @@ pub trait Detector: Sync {
 }
 
 /// Whether a UDP payload may open a tunnel: looked at even in flows that showed none so far, for hole punching, STUN or a
-/// probe may come first. Three octets and a length, no more.
+/// probe may come first. A few octets and a length, no more.
 #[must_use]
 #[inline]
 pub fn may_open(payload: &[u8], len: u32) -> bool {
