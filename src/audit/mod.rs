@@ -20,7 +20,7 @@ use crate::flow::{
 use crate::policy::{Label, Policy, Reason, Verdict};
 use crate::record::{Kind, Record};
 use crate::time::Timestamp;
-use crate::wire::{FragmentPosition, Frame, InterfaceId, ParsedPacket, TcpFlags, Transport, parse};
+use crate::wire::{FragmentPosition, Frame, InterfaceId, ParseError, ParsedPacket, TcpFlags, Transport, parse};
 
 /// Settings of the core, one set for all workers.
 #[derive(Clone, Debug)]
@@ -70,9 +70,9 @@ pub struct Auditor {
     now: Timestamp,
 }
 
-/// A frame of the batch that belongs to a flow.
-struct Ready<'a> {
-    packet: ParsedPacket<'a>,
+/// What finds a packet's flow.
+#[derive(Clone, Copy)]
+struct Name {
     key: FlowKey,
     sender: Sender,
     hash: u64,
@@ -97,23 +97,31 @@ impl Auditor {
     /// Takes frames in the order of their capture.
     pub fn observe(&mut self, frames: &[Frame<'_>], emit: &mut impl FnMut(Record)) {
         for batch in frames.chunks(BATCH) {
-            let mut ready: [Option<Ready<'_>>; BATCH] = [const { None }; BATCH];
+            // Packets stay where they are parsed into: a copy right behind the writes waits for them.
+            let mut packets = [const { Err(ParseError::NotIp) }; BATCH];
+            for (frame, packet) in batch.iter().zip(&mut packets) {
+                let data = frame.data.get(..self.settings.snap_length as usize).unwrap_or(frame.data);
+                *packet = parse(&Frame { data, ..*frame });
+            }
+            let mut names = [Name { key: FlowKey::default(), sender: Sender::Low, hash: 0 }; BATCH];
             let mut touched = 0;
-            for (frame, ready) in batch.iter().zip(&mut ready) {
-                *ready = self.prepare(frame);
-                if let Some(ready) = ready {
-                    touched ^= self.table.touch_index(ready.hash);
+            for ((frame, packet), name) in batch.iter().zip(&packets).zip(&mut names) {
+                self.count(frame, packet);
+                if let Ok(packet) = packet {
+                    let (key, sender) = FlowKey::of(packet, self.settings.flow.vlan_in_key);
+                    *name = Name { key, sender, hash: self.table.hash(&key) };
+                    touched ^= self.table.touch_index(name.hash);
                 }
             }
-            for ready in ready.iter().flatten() {
-                touched ^= self.table.touch_entry(ready.hash);
+            for (_, name) in batch.iter().zip(&names) {
+                touched ^= self.table.touch_entry(name.hash);
             }
             std::hint::black_box(touched);
-            // By reference: a packet and its key are larger than the work that most of them make.
-            for ready in ready.iter_mut().flatten() {
-                let is_whole = ready.packet.fragment.is_none();
-                if is_whole || self.resolve(ready, emit) {
-                    self.take(ready, emit);
+            for ((_, packet), name) in batch.iter().zip(&packets).zip(&mut names) {
+                let Ok(packet) = packet else { continue };
+                let is_whole = packet.fragment.is_none();
+                if is_whole || self.resolve(packet, name, emit) {
+                    self.take(packet, name, emit);
                 }
             }
             self.sweep(emit);
@@ -175,53 +183,48 @@ impl Auditor {
         FlowTable::<Case>::entry_octets()
     }
 
-    /// Counts and parses one frame, and makes the key of its flow.
+    /// Counts one frame.
     #[inline]
-    fn prepare<'a>(&mut self, frame: &Frame<'a>) -> Option<Ready<'a>> {
+    fn count(&mut self, frame: &Frame<'_>, packet: &Result<ParsedPacket<'_>, ParseError>) {
         let octets = u64::from(frame.wire_len);
         self.counters.packets += 1;
         self.counters.octets += octets;
-        let mut frame = *frame;
-        frame.data = frame.data.get(..self.settings.snap_length as usize).unwrap_or(frame.data);
-        let packet = match parse(&frame) {
-            Ok(packet) => packet,
+        match packet {
+            Ok(packet) => {
+                self.counters.classified += 1;
+                self.counters.classified_octets += octets;
+                self.now = self.now.max(packet.at);
+            }
             Err(error) => {
-                if let Some(count) = self.counters.undecodable.get_mut(error as usize) {
+                if let Some(count) = self.counters.undecodable.get_mut(*error as usize) {
                     *count += 1;
                 }
                 self.counters.undecodable_octets += octets;
-                return None;
             }
-        };
-        self.counters.classified += 1;
-        self.counters.classified_octets += octets;
-        self.now = self.now.max(packet.at);
-        let (key, sender) = FlowKey::of(&packet, self.settings.flow.vlan_in_key);
-        let hash = self.table.hash(&key);
-        Some(Ready { packet, key, sender, hash })
+        }
     }
 
     /// Gives a later fragment the key of its datagram's flow, and that flow what waited for it.
     /// False: the packet waits for its first fragment.
-    fn resolve(&mut self, ready: &mut Ready<'_>, emit: &mut impl FnMut(Record)) -> bool {
-        let Some(fragment) = ready.packet.fragment else { return true };
+    fn resolve(&mut self, packet: &ParsedPacket<'_>, name: &mut Name, emit: &mut impl FnMut(Record)) -> bool {
+        let Some(fragment) = packet.fragment else { return true };
         match fragment.position {
             FragmentPosition::First => {
-                let [waited, pushed_out] = self.fragments.first(&ready.packet, fragment.id, ready.key, ready.sender);
-                let waited = waited.map(|orphan| Orphan { key: ready.key, sender: ready.sender, ..orphan });
+                let [waited, pushed_out] = self.fragments.first(packet, fragment.id, name.key, name.sender);
+                let waited = waited.map(|orphan| Orphan { key: name.key, sender: name.sender, ..orphan });
                 for orphan in waited.into_iter().chain(pushed_out) {
                     self.adopt(&orphan, emit);
                 }
                 true
             }
             FragmentPosition::Later => {
-                let (datagram, pushed_out) = self.fragments.later(&ready.packet, fragment.id);
+                let (datagram, pushed_out) = self.fragments.later(packet, fragment.id);
                 if let Some(orphan) = pushed_out {
                     self.adopt(&orphan, emit);
                 }
                 match datagram {
                     Datagram::Known(key, sender) => {
-                        (ready.key, ready.sender, ready.hash) = (key, sender, self.table.hash(&key));
+                        *name = Name { key, sender, hash: self.table.hash(&key) };
                         true
                     }
                     Datagram::Waiting => false,
@@ -232,16 +235,15 @@ impl Auditor {
 
     /// Adds one packet to its flow, opening the flow if need be.
     #[inline]
-    fn take(&mut self, ready: &Ready<'_>, emit: &mut impl FnMut(Record)) {
-        let packet = &ready.packet;
+    fn take(&mut self, packet: &ParsedPacket<'_>, name: &Name, emit: &mut impl FnMut(Record)) {
         let tcp = match packet.transport {
             Transport::Tcp { seq, flags, .. } => Some((seq, flags)),
             _ => None,
         };
         let flags = tcp.map(|(_, flags)| flags).unwrap_or_default();
-        let (index, opened) = self.open(&ready.key, ready.hash, ready.sender, packet.interface, packet.at, flags, emit);
+        let (index, opened) = self.open(name, packet.interface, packet.at, flags, emit);
         let Some(flow) = self.table.flow_mut(index) else { return };
-        let direction = flow.direction(ready.sender);
+        let direction = flow.direction(name.sender);
         flow.count(direction, packet.at, 1, u64::from(packet.wire_len));
         if packet.mpls_label.is_some() {
             flow.set_mpls_label(direction, packet.mpls_label);
@@ -312,19 +314,16 @@ impl Auditor {
     }
 
     /// The flow of a key, ended and opened anew where its time is up; and whether it is new.
-    #[expect(clippy::too_many_arguments, reason = "what a flow is found and opened by, called in two places")]
     #[inline]
     fn open(
         &mut self,
-        key: &FlowKey,
-        hash: u64,
-        sender: Sender,
+        name: &Name,
         interface: InterfaceId,
         at: Timestamp,
         flags: TcpFlags,
         emit: &mut impl FnMut(Record),
     ) -> (FlowIndex, bool) {
-        let mut sender = sender;
+        let &Name { ref key, mut sender, hash } = name;
         let mut continued = None;
         if let Some(index) = self.table.find(key, hash)
             && let Some(flow) = self.table.flow(index)
@@ -377,9 +376,8 @@ impl Auditor {
 
     /// Gives later fragments whose first one came too late or never to a flow.
     fn adopt(&mut self, orphan: &Orphan, emit: &mut impl FnMut(Record)) {
-        let hash = self.table.hash(&orphan.key);
-        let flags = TcpFlags::default();
-        let (index, opened) = self.open(&orphan.key, hash, orphan.sender, orphan.interface, orphan.first, flags, emit);
+        let name = Name { key: orphan.key, sender: orphan.sender, hash: self.table.hash(&orphan.key) };
+        let (index, opened) = self.open(&name, orphan.interface, orphan.first, TcpFlags::default(), emit);
         if let Some(flow) = self.table.flow_mut(index) {
             let direction = flow.direction(orphan.sender);
             flow.count(direction, orphan.last, orphan.packets, orphan.octets);

@@ -105,13 +105,19 @@ impl FlowKey {
         }
         // As numbers: comparing arrays of octets is a call of memcmp.
         let (src, dst) = (u128::from_be_bytes(packet.src), u128::from_be_bytes(packet.dst));
-        let low_first = src < dst || (src == dst && src_port <= dst_port);
-        let (addresses, ports, sender) = if low_first {
-            ([packet.src, packet.dst], [src_port, dst_port], Sender::Low)
-        } else {
-            ([packet.dst, packet.src], [dst_port, src_port], Sender::High)
+        let sender = if (src, src_port) <= (dst, dst_port) { Sender::Low } else { Sender::High };
+        // Which way a packet goes is chance, which no processor foretells: masks swap the endpoints, not a branch.
+        let swap = u16::from(sender == Sender::High);
+        let addresses = (src ^ dst) & u128::from(swap).wrapping_neg();
+        let ports = (src_port ^ dst_port) & swap.wrapping_neg();
+        let key = Self {
+            addresses: [src ^ addresses, dst ^ addresses].map(u128::to_be_bytes),
+            ports: [src_port ^ ports, dst_port ^ ports],
+            tags,
+            protocol: packet.protocol,
+            vlan,
         };
-        (Self { addresses, ports, tags, protocol: packet.protocol, vlan }, sender)
+        (key, sender)
     }
 
     /// A keyed 64-bit hash: multiply and fold, with secrets that an outsider does not know.
@@ -230,6 +236,7 @@ const fn fold(a: u64, b: u64) -> u64 {
     (product as u64) ^ ((product >> 64) as u64)
 }
 
+#[inline]
 fn ports(packet: &ParsedPacket<'_>) -> (u16, u16, PortKind) {
     match packet.transport {
         Transport::Udp { src_port, dst_port } | Transport::Tcp { src_port, dst_port, .. } => {
