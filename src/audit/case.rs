@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::detect::{Confidence, Detection, Findings};
 use crate::flow::{Rank, Tenant};
-use crate::policy::Verdict;
+use crate::policy::{Reason, Verdict};
 use crate::time::Timestamp;
 
 /// Everything about a flow that is not plain.
@@ -17,6 +17,18 @@ pub(super) struct File {
     pub next_update: Timestamp,
     /// The flow that this one continues.
     pub continues: Option<Arc<str>>,
+}
+
+impl File {
+    /// Whether a flow without a file would be told the same of.
+    fn is_empty(&self) -> bool {
+        self.findings.is_none()
+            && self.detection.is_none()
+            && self.continues.is_none()
+            && self.verdict.reason == Reason::NotATunnel
+            && self.verdict.approval.is_none()
+            && self.verdict.holds_until == Timestamp::MAX
+    }
 }
 
 /// The part of every flow.
@@ -36,6 +48,15 @@ pub(super) struct Case {
 impl Case {
     pub(super) fn findings(&self) -> Option<&Findings> {
         self.file.as_ref()?.findings.as_deref()
+    }
+
+    /// Gives up notes, and with them the file where nothing else stands in it.
+    pub(super) fn forget_findings(&mut self) {
+        let Some(file) = self.file.as_mut() else { return };
+        file.findings = None;
+        if file.is_empty() {
+            self.file = None;
+        }
     }
 
     pub(super) fn detection(&self) -> Option<Detection> {

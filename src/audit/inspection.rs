@@ -86,9 +86,7 @@ pub(super) fn inspect(
     let over = case.inspected >= FIRST && number % PERIOD >= BURST - 1;
     if detection.is_none() && over && is_held {
         // Numbers that led to nothing: give their memory back.
-        if let Some(file) = case.file.as_mut() {
-            file.findings = None;
-        }
+        case.forget_findings();
         return Inspected::Nothing;
     }
     if !is_held && !findings.is_empty() && (detection.is_some() || !over) {
