@@ -143,7 +143,7 @@ impl<'a> Worker<'a> {
 }
 
 /// As many as the auditor looks up together.
-const BATCH: usize = 16;
+const BATCH: usize = 32;
 
 fn sweep(table: &mut FlowTable<Nothing>, now: Timestamp) {
     while let Some(index) = table.expired(now) {

@@ -258,7 +258,7 @@ impl Tenant for Nothing {
 }
 
 /// As many as the auditor looks up together.
-const BATCH: usize = 16;
+const BATCH: usize = 32;
 
 impl Stage for LookUp {
     fn take(&mut self, frames: &[Frame<'_>]) {
