@@ -6,6 +6,7 @@ mod common;
 
 use std::cell::LazyCell;
 use std::hint::black_box;
+use std::ops::Range;
 use std::time::Duration;
 
 use common::{
@@ -22,6 +23,12 @@ fn steady(c: &mut Criterion) {
     for (name, flows) in FLOWS {
         let reel = LazyCell::new(|| synthetic(flows, 1 << 20, Mode::Steady));
         let mut worker = None;
+        let mut keys = None;
+        group(c, "flow/key", PACKETS).bench_function(name, |b| {
+            let worker = keys.get_or_insert_with(|| Worker::new(&reel, STEADY_IDLE, Duration::ZERO));
+            b.iter(|| worker.hash(PACKETS as usize));
+        });
+        drop(keys);
         group(c, "flow/steady", PACKETS).bench_function(name, |b| {
             let worker = worker.get_or_insert_with(|| {
                 let mut worker = Worker::new(&reel, STEADY_IDLE, Duration::from_micros(1));
@@ -108,14 +115,26 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// Makes keys of the next `most` packets and hashes them: what is left of a look-up where nothing is looked up.
+    fn hash(&mut self, most: usize) {
+        let mut left = most;
+        while left > 0 {
+            let place = self.advance(left);
+            let batch = self.packets.get(place).unwrap_or_default();
+            left -= batch.len();
+            for packet in batch {
+                black_box(self.table.hash(&FlowKey::of(packet, true).0));
+            }
+        }
+    }
+
     /// Gives the next `most` packets to the table as the auditor does: a batch is hashed and touched, then looked up.
     fn take(&mut self, most: usize) {
         let mut left = most;
         while left > 0 {
-            let end = self.packets.len().min(self.next + BATCH.min(left));
-            let batch = self.packets.get(self.next..end).unwrap_or_default();
+            let place = self.advance(BATCH.min(left));
+            let batch = self.packets.get(place).unwrap_or_default();
             left -= batch.len();
-            self.next = end % self.packets.len();
             let mut keys = [(FlowKey::default(), Sender::Low, 0); BATCH];
             let mut touched = 0;
             for (packet, ready) in batch.iter().zip(&mut keys) {
@@ -139,6 +158,14 @@ impl<'a> Worker<'a> {
             }
             sweep(&mut self.table, self.clock);
         }
+    }
+
+    /// The place of at most `most` packets, the first again behind the last.
+    fn advance(&mut self, most: usize) -> Range<usize> {
+        let end = self.packets.len().min(self.next + most);
+        let place = self.next..end;
+        self.next = end % self.packets.len();
+        place
     }
 }
 
