@@ -9,7 +9,7 @@ use crate::capture::reel::{Player, Reel, ReelError};
 use crate::detect::Confidence;
 use crate::flow::{FlowKey, FlowSettings, FlowTable, Rank, Sender, Tenant};
 use crate::policy::Policy;
-use crate::wire::{Frame, ParsedPacket, Transport, parse};
+use crate::wire::{Frame, ParseError, ParsedPacket, Transport, parse};
 
 /// What a stage costs.
 #[derive(Clone, Debug)]
@@ -241,7 +241,7 @@ fn five_tuple(packet: &ParsedPacket<'_>) -> u64 {
     half(packet.src) ^ half(packet.dst) ^ ports ^ u64::from(packet.protocol) << 56
 }
 
-/// The flow table alone, as the auditor uses it: a batch is hashed and touched, then looked up and counted.
+/// The flow table alone, as the auditor uses it: a batch is parsed, hashed and touched, then looked up and counted.
 struct LookUp(FlowTable<Nothing>);
 
 #[derive(Debug, Default)]
@@ -264,19 +264,25 @@ impl Stage for LookUp {
     fn take(&mut self, frames: &[Frame<'_>]) {
         let Self(table) = self;
         for batch in frames.chunks(BATCH) {
-            let mut keys: [Option<(FlowKey, Sender, u64)>; BATCH] = [None; BATCH];
+            black_box(batch.iter().fold(0, |sum, frame| sum ^ frame.data.get(12).copied().unwrap_or(0)));
+            let mut packets = [const { Err(ParseError::NotIp) }; BATCH];
+            for (frame, packet) in batch.iter().zip(&mut packets) {
+                *packet = parse(frame);
+            }
+            let mut keys = [(FlowKey::default(), Sender::Low, 0); BATCH];
             let mut touched = 0;
-            for (frame, key) in batch.iter().zip(&mut keys) {
-                if let Ok(packet) = parse(frame) {
-                    let (of, sender) = FlowKey::of(&packet, true);
-                    let hash = table.hash(&of);
-                    touched ^= table.touch_index(hash);
-                    *key = Some((of, sender, hash));
+            for (packet, (key, sender, hash)) in packets.iter().zip(&mut keys) {
+                if let Ok(packet) = packet {
+                    (*key, *sender) = FlowKey::of(packet, true);
+                    *hash = table.hash(key);
+                    touched ^= table.touch_index(*hash);
                 }
             }
-            black_box(keys.iter().flatten().fold(touched, |sum, (_, _, hash)| sum ^ table.touch_entry(*hash)));
-            for (frame, key) in batch.iter().zip(&keys) {
-                let Some((key, sender, hash)) = key else { continue };
+            black_box(keys.iter().fold(touched, |sum, (_, _, hash)| sum ^ table.touch_entry(*hash)));
+            for ((frame, packet), (key, sender, hash)) in batch.iter().zip(&packets).zip(&keys) {
+                if packet.is_err() {
+                    continue;
+                }
                 let index = table
                     .find(key, *hash)
                     .unwrap_or_else(|| table.insert(*key, *hash, *sender, frame.interface, frame.at, Nothing));
