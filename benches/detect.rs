@@ -6,6 +6,7 @@ mod common;
 
 use std::collections::HashMap;
 use std::hint::black_box;
+use std::time::Duration;
 
 use common::{captures, criterion, frames, group};
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -46,7 +47,10 @@ fn benign(c: &mut Criterion) {
 
 fn bench(c: &mut Criterion, group_name: &str, name: &str, flows: &[Vec<Shown<'_>>]) {
     let payloads = flows.iter().map(Vec::len).sum::<usize>() as u64;
-    group(c, group_name, payloads).bench_function(name, |b| {
+    let mut group = group(c, group_name, payloads);
+    // There are many, and each takes microseconds.
+    group.warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_millis(500));
+    group.bench_function(name, |b| {
         b.iter(|| {
             for flow in flows {
                 let mut findings = Findings::default();
