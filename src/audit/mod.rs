@@ -20,7 +20,9 @@ use crate::flow::{
 use crate::policy::{Label, Policy, Reason, Verdict};
 use crate::record::{Kind, Record};
 use crate::time::Timestamp;
-use crate::wire::{FragmentPosition, Frame, InterfaceId, ParseError, ParsedPacket, TcpFlags, Transport, parse};
+use crate::wire::{
+    Fragment, FragmentPosition, Frame, InterfaceId, ParseError, ParsedPacket, TcpFlags, Transport, parse,
+};
 
 /// Settings of the core, one set for all workers.
 #[derive(Clone, Debug)]
@@ -122,8 +124,7 @@ impl Auditor {
             std::hint::black_box(touched);
             for ((_, packet), name) in batch.iter().zip(&packets).zip(&mut names) {
                 let Ok(packet) = packet else { continue };
-                let is_whole = packet.fragment.is_none();
-                if is_whole || self.resolve(packet, name, emit) {
+                if packet.fragment.is_none_or(|fragment| self.resolve(fragment, packet, name, emit)) {
                     self.take(packet, name, emit);
                 }
             }
@@ -209,8 +210,13 @@ impl Auditor {
 
     /// Gives a later fragment the key of its datagram's flow, and that flow what waited for it.
     /// False: the packet waits for its first fragment.
-    fn resolve(&mut self, packet: &ParsedPacket<'_>, name: &mut Name, emit: &mut impl FnMut(Record)) -> bool {
-        let Some(fragment) = packet.fragment else { return true };
+    fn resolve(
+        &mut self,
+        fragment: Fragment,
+        packet: &ParsedPacket<'_>,
+        name: &mut Name,
+        emit: &mut impl FnMut(Record),
+    ) -> bool {
         match fragment.position {
             FragmentPosition::First => {
                 let [waited, pushed_out] = self.fragments.first(packet, fragment.id, name.key, name.sender);
@@ -261,10 +267,11 @@ impl Auditor {
             closed = flow.set_fin(direction) || flags.has(TcpFlags::RST);
         }
         let mut judged = false;
-        let opens = !flow.tenant.settled
-            && matches!(packet.transport, Transport::Udp { .. })
-            && may_open(packet.payload, packet.payload_len);
-        if opens || wanted(&flow.tenant, number) {
+        let opens = || {
+            let is_udp = matches!(packet.transport, Transport::Udp { .. });
+            is_udp && !flow.tenant.settled && may_open(packet.payload, packet.payload_len)
+        };
+        if wanted(&flow.tenant, number) || opens() {
             let detectors = self.detectors.of(packet);
             if !detectors.is_empty() {
                 let (src_port, dst_port, carrier) = match packet.transport {

@@ -331,34 +331,30 @@ impl<T: Tenant> FlowTable<T> {
     #[must_use]
     #[inline]
     pub fn touch_entry(&self, hash: u64) -> u64 {
-        let mut place = self.home(hash);
-        while let Some(&slot) = self.index.get(place)
-            && slot != 0
-        {
-            if slot >> 32 == hash >> 32 {
-                let position = (slot as u32).wrapping_sub(1);
-                let entry = self.entries.get(position as usize);
-                return entry.map_or(0, |flow| u64::from(flow.next) ^ flow.last.as_nanos());
-            }
-            place = (place + 1) & (self.index.len() - 1);
-        }
-        0
+        let entry = self.probe(hash, |_| true).and_then(|position| self.entries.get(position as usize));
+        entry.map_or(0, |flow| u64::from(flow.next) ^ flow.last.as_nanos())
     }
 
     /// The flow of a key.
     #[must_use]
     #[inline]
     pub fn find(&self, key: &FlowKey, hash: u64) -> Option<FlowIndex> {
+        let is_it = |position: u32| self.entries.get(position as usize).is_some_and(|flow| flow.key == *key);
+        self.probe(hash, is_it).map(FlowIndex)
+    }
+
+    /// The first position that the index has for a hash and that `is_it`.
+    #[inline]
+    fn probe(&self, hash: u64, is_it: impl Fn(u32) -> bool) -> Option<u32> {
         let mut place = self.home(hash);
-        let tag = hash >> 32;
         loop {
             let slot = *self.index.get(place)?;
             if slot == 0 {
                 return None;
             }
             let position = (slot as u32).wrapping_sub(1);
-            if slot >> 32 == tag && self.entries.get(position as usize).is_some_and(|flow| flow.key == *key) {
-                return Some(FlowIndex(position));
+            if slot >> 32 == hash >> 32 && is_it(position) {
+                return Some(position);
             }
             place = (place + 1) & (self.index.len() - 1);
         }
