@@ -88,8 +88,8 @@ fn are_options(mut octets: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::detect::inner::tests::{ipv4_packet, ipv6_packet};
-    use crate::detect::overlay::tests::{frame, series, taken_by_chance, trials};
-    use crate::detect::tests_support::{best, udp};
+    use crate::detect::overlay::tests::{frame, series, taken_by_chance};
+    use crate::detect::tests_support::{best, trials, udp};
     use crate::flow::Direction::{self, Forward, Reverse};
 
     #[test]

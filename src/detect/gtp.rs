@@ -264,8 +264,8 @@ fn control(kind: u8, sequence: u32, creates: bool, segment: &Segment<'_>, findin
 mod tests {
     use super::*;
     use crate::detect::inner::tests::{ipv4_packet, ipv6_packet};
-    use crate::detect::overlay::tests::{series, taken_by_chance, trials};
-    use crate::detect::tests_support::{best, udp};
+    use crate::detect::overlay::tests::{series, taken_by_chance};
+    use crate::detect::tests_support::{best, trials, udp};
     use crate::flow::Direction::{self, Forward, Reverse};
 
     fn v1(flags: u8, kind: u8, teid: u8, behind: &[u8]) -> Vec<u8> {

@@ -2,6 +2,7 @@
 //!
 //! One packet is a probe or an accident, the same packet again says nothing more; others that check out, too, are none.
 
+use super::text::number_of;
 use super::{Confidence, Findings, Segment, SlotId};
 use crate::wire::cursor::u16_at;
 
@@ -30,13 +31,9 @@ pub(super) fn confidence(findings: &mut Findings, segment: &Segment<'_>, inside:
     }
 }
 
-/// Tells packets apart by their length, headers and first octets of content.
+/// Tells packets apart by their headers and first octets of content.
 pub(super) fn fingerprint(inside: &[u8]) -> u64 {
-    // FNV-1a (Fowler, Noll, Vo).
-    inside
-        .iter()
-        .take(128)
-        .fold(0xcbf2_9ce4_8422_2325, |hash, octet| (hash ^ u64::from(*octet)).wrapping_mul(0x0100_0000_01b3))
+    number_of(inside.get(..128).unwrap_or(inside))
 }
 
 /// Length of a packet whose first fragment alone is here.

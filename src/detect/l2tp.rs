@@ -297,8 +297,8 @@ fn v3_data(session_at: usize, segment: &Segment<'_>, findings: &mut Findings) {
 mod tests {
     use super::*;
     use crate::detect::inner::tests::{ipv4_packet, ipv6_packet};
-    use crate::detect::overlay::tests::{frame, series, taken_by_chance, trials};
-    use crate::detect::tests_support::{best, segment, udp};
+    use crate::detect::overlay::tests::{frame, series, taken_by_chance};
+    use crate::detect::tests_support::{best, segment, trials, udp};
     use crate::flow::Direction::{self, Forward, Reverse};
 
     /// A control message; `assigned` is the value of the attribute that assigns an identifier.

@@ -482,17 +482,21 @@ pub(crate) mod tests_support {
         }
     }
 
-    /// Random datagrams, in flows of 32 whose directions take turns; the first that a flow is more than `possible` for.
-    /// 200,000 of them, or as many as `LINEWARDEN_NOISE` said when this was built.
+    /// Random datagrams in tests of chance: few, or as many as `LINEWARDEN_NOISE` said when this was built.
+    pub fn trials() -> u32 {
+        option_env!("LINEWARDEN_NOISE").and_then(|count| count.parse().ok()).unwrap_or(200_000)
+    }
+
+    /// [`trials`] random datagrams, in flows of 32 whose directions take turns; the first that a flow is more than
+    /// `possible` for.
     pub fn alarms(
         detector: &dyn Detector,
         carrier: Carrier,
         ports: [u16; 2],
         mut datagram: impl FnMut(&mut Noise) -> Vec<u8>,
     ) -> Option<String> {
-        let datagrams = option_env!("LINEWARDEN_NOISE").and_then(|text| text.parse().ok()).unwrap_or(200_000);
         let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
-        for flow in 0..datagrams / 32_u64 {
+        for flow in 0..trials() / 32 {
             let mut findings = Findings::default();
             for packet in 0..32 {
                 let octets = datagram(&mut noise);

@@ -105,8 +105,8 @@ fn stack(protocol: Protocol, code: &'static Code, number: u32, segment: &Segment
 mod tests {
     use super::*;
     use crate::detect::inner::tests::{ipv4_packet, ipv6_packet};
-    use crate::detect::overlay::tests::{frame, series, taken_by_chance, trials};
-    use crate::detect::tests_support::{best, segment, udp};
+    use crate::detect::overlay::tests::{frame, series, taken_by_chance};
+    use crate::detect::tests_support::{best, segment, trials, udp};
     use crate::flow::Direction::{Forward, Reverse};
 
     #[test]

@@ -18,7 +18,7 @@
 //! with a small peer identifier and a counter (2^-60 a packet) over ciphertext that does not repeat itself; both sides use
 //! the same header. Where acknowledgments are encrypted (tls-crypt), both sides' counting sessions make it certain.
 
-use super::sequence::{Content, Step};
+use super::sequence::{Content, NEAR, Step};
 use super::{
     About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, Slot, SlotId,
 };
@@ -246,7 +246,7 @@ fn replay_counter(octets: &[u8], offset: usize) -> Option<(u32, u32)> {
 }
 
 /// Control packets come in order but for what is lost.
-const NEAR: u64 = 4;
+const CONTROL_NEAR: u64 = 4;
 /// Plain control packets of one session, one way, before it is likely.
 const PLAIN_HITS: u32 = 5;
 
@@ -261,7 +261,7 @@ fn take(control: &Control, octets: &[u8], segment: &Segment<'_>, findings: &mut 
         *here = Slot::default();
     }
     let step = match control.counter {
-        Some(counter) => here.step_within(NEAR, control.session, counter.into(), content),
+        Some(counter) => here.step_within(CONTROL_NEAR, control.session, counter.into(), content),
         // A plain acknowledgment has no identifier of its own.
         None if here.hits > 0 && here.a == control.session => Step::Repeated,
         None => here.step(control.session, 0, content),
@@ -297,8 +297,7 @@ fn take(control: &Control, octets: &[u8], segment: &Segment<'_>, findings: &mut 
 const LIKELY_HITS: u32 = 5;
 /// The same of the other direction, where both make it certain.
 const FEW_HITS: u32 = 3;
-/// Data packets between two that are looked at.
-const DATAGRAMS_NEAR: u64 = 16;
+/// Data packets of a stream between two whose headers are captured.
 const STREAM_NEAR: u64 = 64;
 /// The same of version 1, whose header is a single octet, asked of both directions.
 const V1_HITS: u32 = 8;
@@ -336,7 +335,7 @@ fn data(first: u8, octets: &[u8], len: u32, segment: &Segment<'_>, findings: &mu
     // Behind the packet identifier stands the tag, or (epoch format) what is encrypted.
     let content = octets.get(if is_v2 { 8 } else { 5 }..).unwrap_or_default();
     // In a stream not every packet's header is captured.
-    let near = if segment.carrier == Carrier::Udp { DATAGRAMS_NEAR } else { STREAM_NEAR };
+    let near = if segment.carrier == Carrier::Udp { NEAR } else { STREAM_NEAR };
     let step = slot.step_within(near, id, counter.into(), Content::Encrypted(content));
     slot.c = marks;
     let hits = slot.hits;

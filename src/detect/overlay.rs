@@ -14,6 +14,7 @@
 //! for nothing, either.
 
 use super::inner::{checksum, fingerprint};
+use super::text::number_of;
 use super::{Code, Confidence, Findings, Protocol, Segment, Slot, SlotId};
 use crate::wire::cursor::{u16_at, u32_at};
 
@@ -181,11 +182,7 @@ pub(super) fn ppp(octets: &[u8], len: u32) -> Option<u32> {
 /// A number for the pair of addresses in an IP packet's header, as far as captured.
 pub(super) fn hosts(octets: &[u8]) -> u64 {
     let range = if octets.first().is_some_and(|first| first >> 4 == 6) { 8..40 } else { 12..20 };
-    let addresses = octets.get(range.start..octets.len().min(range.end)).unwrap_or_default();
-    // FNV-1a.
-    addresses
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, octet| (hash ^ u64::from(*octet)).wrapping_mul(0x0100_0000_01b3))
+    number_of(octets.get(range.start..octets.len().min(range.end)).unwrap_or_default())
 }
 
 /// One packet's share of what speaks for an overlay.
@@ -268,11 +265,6 @@ pub(super) mod tests {
             taken += usize::from(best(detector, &segments).is_some());
         }
         taken
-    }
-
-    /// The number of random datagrams in tests of chance: few here, more where `CHANCE` says so at compile time.
-    pub fn trials() -> u32 {
-        option_env!("CHANCE").and_then(|count| count.parse().ok()).unwrap_or(200_000)
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub(super) enum Content<'a> {
 }
 
 /// A counter moves on by at most this much between two packets in a row: some may be lost.
-const NEAR: u64 = 16;
+pub(super) const NEAR: u64 = 16;
 
 /// Detectors see samples of long flows: behind a leap of up to this the series goes on, without a point for it.
 const MAX_GAP: u64 = 1 << 16;

@@ -1,6 +1,7 @@
-//! Names that protocols send in clear: whether octets are one, and a number by which two are compared.
+//! Names that protocols send in clear: whether octets are one, and a number by which two of them, or two packets, are
+//! compared.
 
-/// FNV-1a, 64 bits: tells names apart, keeps none of their octets.
+/// FNV-1a (Fowler, Noll, Vo), 64 bits: tells octets apart, keeps none of them.
 pub(super) fn number_of(octets: &[u8]) -> u64 {
     octets.iter().fold(0xcbf2_9ce4_8422_2325, |hash, octet| (hash ^ u64::from(*octet)).wrapping_mul(0x0100_0000_01b3))
 }
