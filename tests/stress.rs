@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::Path;
 
-use common::packet::{Packet, fragmented, wrapped};
+use common::packet::{Packet, fragmented};
+use common::pcap::insert;
 use common::{OwnedFrame, audit, capture_folders, ends, name, policy, read, settings};
 use linewarden::audit::AuditSettings;
 use linewarden::detect::{Confidence, Protocol};
@@ -84,9 +85,7 @@ impl Stress {
                 |frame: &OwnedFrame| Packet::of(frame).map_or_else(|| frame.clone(), |p| change(p).frame(frame));
             frames.iter().map(change).collect()
         };
-        let under = |header: &'static [u8], inner_type: bool| {
-            frames.iter().map(|frame| wrapped(frame, header, inner_type)).collect()
-        };
+        let under = |header: &[u8], behind| frames.iter().map(|frame| insert(frame, header, behind)).collect();
         match self {
             Self::None | Self::Snap(_) => frames.to_vec(),
             Self::Late(packets) => frames.get(packets..).unwrap_or_default().to_vec(),
@@ -102,9 +101,9 @@ impl Stress {
                 changed(&|packet| packet.with_ports(&|port| moved.get(&port).copied().unwrap_or(port)))
             }
             Self::OtherIpVersion => changed(&Packet::with_other_ip_version),
-            Self::Vlan => under(&[0x81, 0, 0, 100], true),
-            Self::QinQ => under(&[0x88, 0xa8, 0, 7, 0x81, 0, 0, 100], true),
-            Self::Mpls => under(&[0x88, 0x47, 0x03, 0xe8, 0x00, 0x40, 0, 1, 0x31, 0x40], false),
+            Self::Vlan => under(&[0x81, 0, 0, 100], 12),
+            Self::QinQ => under(&[0x88, 0xa8, 0, 7, 0x81, 0, 0, 100], 12),
+            Self::Mpls => under(&[0x88, 0x47, 0x03, 0xe8, 0x00, 0x40, 0, 1, 0x31, 0x40], 14),
             Self::Pppoe => frames.iter().map(common::packet::in_pppoe).collect(),
             Self::Fragments => frames.iter().flat_map(fragmented).collect(),
         }

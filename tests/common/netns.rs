@@ -16,7 +16,7 @@ use super::command::{LINEWARDEN, records};
 /// Nothing that a test waits for takes longer.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A condition is looked at this often.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Waits until something is there.
 #[track_caller]

@@ -1,6 +1,7 @@
 //! Takes captured Ethernet frames apart and puts them together in another way.
 
 use super::OwnedFrame;
+use super::pcap::insert;
 
 const MACS: usize = 12;
 
@@ -118,14 +119,6 @@ pub fn fragmented(frame: &OwnedFrame) -> Vec<OwnedFrame> {
     ]
 }
 
-/// With `header` between the addresses and the EtherType, which goes where the header has nothing else to tell it.
-pub fn wrapped(frame: &OwnedFrame, header: &[u8], keeps_ethertype: bool) -> OwnedFrame {
-    let (macs, rest) = frame.data.split_at(MACS);
-    let rest = if keeps_ethertype { rest } else { &rest[2..] };
-    let data = [macs, header, rest].concat();
-    OwnedFrame { wire_len: frame.wire_len + (data.len() - frame.data.len()) as u32, data, ..frame.clone() }
-}
-
 /// In a PPPoE session (RFC 2516).
 pub fn in_pppoe(frame: &OwnedFrame) -> OwnedFrame {
     let protocol = match frame.data.get(MACS..14) {
@@ -135,5 +128,5 @@ pub fn in_pppoe(frame: &OwnedFrame) -> OwnedFrame {
     };
     let len = u16::try_from(frame.wire_len - 14 + 2).unwrap().to_be_bytes();
     let header = [&[0x88, 0x64, 0x11, 0, 0, 1][..], &len, &[0, protocol]].concat();
-    wrapped(frame, &header, false)
+    insert(frame, &header, 14)
 }

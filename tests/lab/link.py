@@ -15,15 +15,19 @@ class LabError(Exception):
     """What went wrong, for the last line of a scenario."""
 
 
-def until(seconds, what, condition):
+# Nothing that a scenario waits for takes longer, seconds.
+PATIENCE = 30
+
+
+def until(what, condition):
     """Waits for a condition; a scenario fails if it does not come true in time."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE
     while True:
         result = condition()
         if result:
             return result
         if time.monotonic() > deadline:
-            raise LabError(f"waited {seconds} s in vain for {what}")
+            raise LabError(f"waited {PATIENCE} s in vain for {what}")
         time.sleep(0.05)
 
 

@@ -46,7 +46,7 @@ class Recording:
         self.path = link.folder / "link.pcap"
         options = ["-i", "eth0", "-s", "0", "-U", "--immediate-mode", "-B", "16384", "-Z", "root"]
         self.process = link.client.start("tcpdump", *options, "-w", self.path, FILTER, log="tcpdump.log")
-        until(30, "tcpdump", lambda: "listening on" in self.process.log.read_text())
+        until("tcpdump", lambda: "listening on" in self.process.log.read_text())
 
     def packets(self):
         """How many the file holds: a header of 24 octets, then 16 and the frame for each."""
@@ -98,7 +98,7 @@ dir = "{self.folder}"
                 raise LabError(f"linewarden ended with {self.process.returncode}: {self.process.log.read_text()}")
             return self.process.log.read_text().count(text) >= times
 
-        until(30, f"`{text}` in {self.process.log}", condition)
+        until(f"`{text}` in {self.process.log}", condition)
 
     def reload(self):
         self.process.send_signal(signal.SIGHUP)

@@ -3,13 +3,12 @@
 use std::fs;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ::pnet::datalink::{self, Channel, DataLinkSender};
 use linewarden::capture::{CaptureCounters, CaptureError, LiveSettings, Source, open_pnet, open_rings};
 
-use crate::common::OwnedFrame;
+use crate::common::{OwnedFrame, netns};
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 /// What the kernel would send by itself (neighbour discovery, multicast reports) stays out.
@@ -153,18 +152,10 @@ impl Sender {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "waits for a live kernel are bounded")]
-fn now() -> Instant {
-    Instant::now()
-}
-
 /// Asks until the answer is yes.
+#[track_caller]
 pub fn until(what: &str, mut asked: impl FnMut() -> bool) {
-    let start = now();
-    while !asked() {
-        assert!(now().duration_since(start) < Duration::from_secs(30), "waited in vain for {what}");
-        thread::sleep(Duration::from_millis(1));
-    }
+    netns::until(what, || asked().then_some(()));
 }
 
 /// Small blocks that come soon, and so many that a ring lasts for more than a second without a turn of its worker.

@@ -12,7 +12,7 @@ def dns(link: Link):
     options = "--keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --user=root --pid-file= --address=/example.net/203.0.113.9"
     for port in (53, 51820):
         link.server.start("dnsmasq", *options.split(), f"--port={port}", "--bind-interfaces", log=f"dnsmasq-{port}.log")
-        until(30, "dnsmasq", lambda: f":{port} " in link.server.run("ss", "-lun").stdout)
+        until("dnsmasq", lambda: f":{port} " in link.server.run("ss", "-lun").stdout)
         for number in range(10):
             query = ["dig", "+short", "+tries=1", f"@{SERVER4}", "-p", port, f"host-{number}.example.net"]
             if link.client.run(*query).stdout.strip() != "203.0.113.9":
@@ -26,7 +26,7 @@ def talk(link: Link, kind: str, port: int):
     if kind.startswith("dtls"):
         options.append("-listen")
     server = link.server.start("openssl", "s_server", *options, log=f"{kind}.log", stdin=subprocess.PIPE)
-    until(30, "openssl", lambda: f":{port} " in link.server.run("ss", "-ltun").stdout)
+    until("openssl", lambda: f":{port} " in link.server.run("ss", "-ltun").stdout)
     options = ["-connect", f"{SERVER4}:{port}", "-quiet", f"-{kind}"]
     client = link.client.start("openssl", "s_client", *options, log=f"{kind}-client.log", stdin=subprocess.PIPE)
     for sender, receiver in ((client, server), (server, client)):
@@ -34,7 +34,7 @@ def talk(link: Link, kind: str, port: int):
             line = os.urandom(300).hex()
             sender.stdin.write(f"{line}\n".encode())
             sender.stdin.flush()
-            until(30, f"{kind} to carry a line", lambda: line in receiver.log.read_text(errors="replace"))
+            until(f"{kind} to carry a line", lambda: line in receiver.log.read_text(errors="replace"))
 
 
 def tls(link: Link):
@@ -53,7 +53,7 @@ def stun(link: Link):
     link.server.start("turnserver", *options.split(), log="turnserver.log")
     link.server.start("turnutils_peer", "-L", SERVER4, "-p", "3480", log="peer.log")
     for port in (3478, 3480):
-        until(30, "coturn", lambda: f":{port} " in link.server.run("ss", "-lun").stdout)
+        until("coturn", lambda: f":{port} " in link.server.run("ss", "-lun").stdout)
     link.client.run("turnutils_stunclient", SERVER4)
     options = f"-u alice -w secret -e {SERVER4} -r 3480 -n 20 -l 170 -m 1 -y"
     link.client.run("turnutils_uclient", *options.split(), SERVER4, seconds=40)
@@ -75,7 +75,7 @@ def ssh(link: Link):
     config = link.folder / "sshd.conf"
     config.write_text("".join(f"{name} {value}\n" for name, value in options.items()))
     link.server.start("/usr/sbin/sshd", "-D", "-e", "-f", config, log="sshd.log")
-    until(30, "sshd", lambda: ":22 " in link.server.run("ss", "-ltn").stdout)
+    until("sshd", lambda: ":22 " in link.server.run("ss", "-ltn").stdout)
     options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o BatchMode=yes -F none".split()
     said = link.client.run("ssh", *options, "-i", link.folder / "user", f"root@{SERVER4}", "seq 1000")
     if said.stdout.split()[-1:] != ["1000"]:
@@ -133,7 +133,7 @@ Content-Length: 0
 def rtp(link: Link):
     """A call by SIP whose sound, one second of G.711, comes back as an echo."""
     link.server.start("sipp", "-sn", "uas", "-i", SERVER4, "-p", "5060", "-rtp_echo", "-mp", "6000", "-nostdin", log="uas.log")
-    until(30, "sipp", lambda: ":5060 " in link.server.run("ss", "-lun").stdout)
+    until("sipp", lambda: ":5060 " in link.server.run("ss", "-lun").stdout)
     sound = link.folder / "sound.alaw"
     sound.write_bytes(os.urandom(8000))
     call = link.folder / "call.xml"
@@ -169,7 +169,7 @@ while True:
 def sizes(link: Link, kind: str):
     """Random octets in datagrams of WireGuard's sizes, both ways; `typed` ones have its message types, too."""
     answerer = link.server.start(sys.executable, "-c", ANSWERER, kind, log="answerer.log")
-    until(30, "the answerer", lambda: "ready" in answerer.log.read_text())
+    until("the answerer", lambda: "ready" in answerer.log.read_text())
     link.client.run(sys.executable, "-c", SENDER, SERVER4, kind)
 
 

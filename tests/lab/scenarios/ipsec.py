@@ -62,7 +62,7 @@ secrets {{ ike {{
         host.run("ip", "address", "add", f"{inner}/32", "dev", "lo")
         environment = ["env", f"STRONGSWAN_CONF={folder}/strongswan.conf", f"SWANCTL_DIR={folder}"]
         host.start(*environment, daemon, log=f"charon-{role}.log")
-        until(30, f"charon of the {role}", (folder / "vici").exists)
+        until(f"charon of the {role}", (folder / "vici").exists)
         host.run(*environment, "swanctl", "--load-all", "--uri", socket, "--file", folder / "swanctl.conf")
     link.client.run("swanctl", "--initiate", "--child", "net", "--uri", f"unix://{link.folder}/client/vici")
     ping(link.client, INNER_SERVER)

@@ -24,7 +24,7 @@ def start(link: Link, transport: str, server: str, guard: str) -> str:
         keys = ["--ca", "ca.crt", "--cert", f"{role}.crt", "--key", f"{role}.key", *GUARDS[guard][role == "client"]]
         options = ["--cd", pki, "--proto", protocol, *COMMON, *own, *keys]
         process = host.start("openvpn", *options, log=f"openvpn-{role}.log")
-        until(30, f"OpenVPN of the {role}", lambda: "Initialization Sequence Completed" in process.log.read_text())
+        until(f"OpenVPN of the {role}", lambda: "Initialization Sequence Completed" in process.log.read_text())
     ping(link.client, INNER)
     return INNER
 

@@ -19,7 +19,7 @@ def start(link: Link, server: str, port: int) -> str:
         (link.folder / f"{role}.key").write_text(private)
         public[role] = host.run("wg", "pubkey", input=private).stdout.strip()
         host.start("wireguard-go", "-f", device, log=f"wireguard-{role}.log")
-        until(30, f"wireguard-go of the {role}", lambda: host.run("wg", "show", device, check=False).returncode == 0)
+        until(f"wireguard-go of the {role}", lambda: host.run("wg", "show", device, check=False).returncode == 0)
         host.run("ip", "address", "add", f"{address}/24", "dev", device)
         host.run("ip", "link", "set", device, "up", "mtu", "1420")
     for role, other, options in (
