@@ -154,8 +154,8 @@ const OUT_OF_SIGHT: &[(&str, Stress, Outcome)] = &[
 ];
 
 fn protocol_of(folder: &str) -> Option<Protocol> {
-    let named = Protocol::ALL.into_iter().filter(|protocol| folder.starts_with(&format!("{}-", protocol.name())));
-    named.max_by_key(|protocol| protocol.name().len())
+    let named = Protocol::ALL.iter().filter(|protocol| folder.starts_with(&format!("{}-", protocol.name())));
+    named.max_by_key(|protocol| protocol.name().len()).copied()
 }
 
 fn is_alarm(record: &Record) -> bool {

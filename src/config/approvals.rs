@@ -309,7 +309,7 @@ fn ip_protocol(value: &Value<'_, '_>) -> Option<u8> {
 
 fn tunnel(value: &Value<'_, '_>) -> Option<Protocol> {
     let name = value.as_str().unwrap_or("");
-    let found = Protocol::ALL.into_iter().find(|protocol| protocol.name() == name);
+    let found = Protocol::ALL.iter().copied().find(|protocol| protocol.name() == name);
     if found.is_none() {
         let names = || Protocol::ALL.iter().map(|protocol| protocol.name());
         let meant = nearest(name, names()).map_or_else(String::new, |meant| format!("; did you mean \"{meant}\"?"));

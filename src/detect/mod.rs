@@ -166,7 +166,7 @@ pub enum Protocol {
 
 impl Protocol {
     /// All, in order of preference.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: &[Self] = &[
         Self::Wireguard,
         Self::Openvpn,
         Self::Esp,
