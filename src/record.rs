@@ -142,6 +142,8 @@ pub struct Record {
     pub confidence: Option<Confidence>,
     /// The tunnel was up before its first packet was seen.
     pub midstream: bool,
+    /// Calls of detectors that the flow cost so far; 255: that or more.
+    pub inspections: u8,
     /// Everything found, in order of occurrence.
     pub evidence: Vec<EvidenceRecord>,
     /// SPIs of ESP or AH, forward first, latest of each direction.

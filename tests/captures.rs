@@ -80,6 +80,21 @@ fn tunnels_are_certain_and_benign_traffic_raises_no_alarm() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Half of all benign flows cost at most this many calls of detectors.
+const MEDIAN_CALLS: u8 = 8;
+
+#[test]
+fn benign_flows_cost_few_calls_of_detectors() {
+    let mut calls = Vec::new();
+    for folder in capture_folders().iter().filter(|folder| name(folder).starts_with("benign-")) {
+        let (records, _) = audit_plainly(&read(&folder.join("input.pcap")));
+        calls.extend(ends(&records).iter().map(|end| end.inspections));
+    }
+    calls.sort_unstable();
+    let median = calls[calls.len() / 2];
+    assert!(median <= MEDIAN_CALLS, "{median} calls: {calls:?}");
+}
+
 /// How sure the detectors of a protocol say that they get.
 fn reach(protocol: Protocol, is_midstream: bool) -> Option<Confidence> {
     let of = REGISTRY.iter().map(|detector| detector.about()).filter(|about| about.protocols.contains(&protocol));

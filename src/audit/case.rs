@@ -37,12 +37,31 @@ pub(super) struct Case {
     pub file: Option<Box<File>>,
     /// Second at which a packet must look at updates and validity again.
     pub due: u32,
-    /// Payloads shown to detectors.
+    /// Payloads that were looked at.
     pub inspected: u16,
+    /// Calls of detectors for them, up to 255.
+    pub calls: u8,
+    /// What holds for the flow.
+    pub marks: Marks,
+}
+
+/// Several yes or no in one octet.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Marks(u8);
+
+impl Marks {
     /// No detector needs to see more.
-    pub settled: bool,
+    pub(super) const SETTLED: u8 = 1;
     /// A record of the flow was written.
-    pub announced: bool,
+    pub(super) const ANNOUNCED: u8 = 2;
+
+    pub(super) const fn has(self, mark: u8) -> bool {
+        self.0 & mark != 0
+    }
+
+    pub(super) const fn set(&mut self, mark: u8, is_so: bool) {
+        self.0 = if is_so { self.0 | mark } else { self.0 & !mark };
+    }
 }
 
 impl Case {

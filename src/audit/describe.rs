@@ -91,6 +91,7 @@ pub(super) fn describe(
         tunnel: verdict.and_then(|verdict| verdict.tunnel),
         confidence: verdict.and_then(|verdict| verdict.confidence),
         midstream: is_midstream(flow),
+        inspections: flow.tenant.calls,
         evidence: findings.map_or_else(Vec::new, |findings| {
             findings
                 .evidence()

@@ -1,7 +1,7 @@
 //! Shows payloads to detectors: a flow's first ones, then as long as something is open, then samples.
 
-use super::case::Case;
-use crate::detect::{CarrierKind, Confidence, Detector, Findings, REGISTRY, Segment};
+use super::case::{Case, Marks};
+use crate::detect::{Confidence, Dispatch, Findings, Segment, Set};
 use crate::wire::{FragmentPosition, ParsedPacket, Transport};
 
 /// Every flow's first payloads are shown.
@@ -15,46 +15,30 @@ const WITH_EVIDENCE: u16 = 512;
 const PERIOD: u64 = 1024;
 const BURST: u64 = 8;
 
-/// Detectors by what they are shown.
-pub(super) struct Detectors {
-    udp: Vec<&'static dyn Detector>,
-    tcp: Vec<&'static dyn Detector>,
-    ip: Vec<(u8, Vec<&'static dyn Detector>)>,
-}
-
-impl Detectors {
-    pub(super) fn new() -> Self {
-        let of = |kind: CarrierKind| -> Vec<&'static dyn Detector> {
-            REGISTRY.iter().copied().filter(|detector| detector.about().carriers.contains(&kind)).collect()
-        };
-        let ip = (0..=u8::MAX)
-            .map(|protocol| (protocol, of(CarrierKind::Ip(protocol))))
-            .filter(|(_, detectors)| !detectors.is_empty())
-            .collect();
-        Self { udp: of(CarrierKind::Udp), tcp: of(CarrierKind::Tcp), ip }
+/// The detectors that a packet's payload can be for; none for later fragments, whose octets are no message's beginning.
+/// `is_mid_stream`: the flow's opening was not seen.
+#[inline]
+pub(super) fn detectors(dispatch: &Dispatch, packet: &ParsedPacket<'_>, case: &Case, is_mid_stream: bool) -> Set {
+    if packet.payload.is_empty() {
+        return Set::default();
     }
-
-    /// Those for a packet; none for later fragments, whose octets are no message's beginning.
-    #[inline]
-    pub(super) fn of(&self, packet: &ParsedPacket<'_>) -> &[&'static dyn Detector] {
-        match packet.transport {
-            _ if packet.payload.is_empty() => &[],
-            Transport::Udp { .. } => &self.udp,
-            Transport::Tcp { .. } => &self.tcp,
-            Transport::None => {
-                if packet.fragment.is_some_and(|fragment| fragment.position == FragmentPosition::Later) {
-                    return &[];
-                }
-                self.ip.iter().find(|(protocol, _)| *protocol == packet.protocol).map_or(&[], |(_, list)| list)
-            }
+    let known = case.findings().map_or_else(Set::default, Findings::interested);
+    match packet.transport {
+        Transport::Udp { src_port, dst_port } => dispatch.udp(packet.payload, [src_port, dst_port], known),
+        Transport::Tcp { src_port, dst_port, .. } => {
+            dispatch.tcp(packet.payload, [src_port, dst_port], is_mid_stream, known)
         }
+        Transport::None if packet.fragment.is_some_and(|fragment| fragment.position == FragmentPosition::Later) => {
+            Set::default()
+        }
+        Transport::None => dispatch.ip(packet.protocol),
     }
 }
 
 /// Whether the `number`th packet of a flow, counted from 1, is to be shown.
 #[inline]
 pub(super) fn wanted(case: &Case, number: u64) -> bool {
-    if case.settled {
+    if case.marks.has(Marks::SETTLED) {
         return false;
     }
     case.inspected < FIRST
@@ -67,21 +51,23 @@ pub(super) fn wanted(case: &Case, number: u64) -> bool {
 pub(super) fn inspect(
     case: &mut Case,
     number: u64,
-    detectors: &[&'static dyn Detector],
+    detectors: Set,
     segment: &Segment<'_>,
     scratch: &mut Findings,
 ) -> Inspected {
     case.inspected = case.inspected.saturating_add(1);
+    case.calls = case.calls.saturating_add(u8::try_from(detectors.len()).unwrap_or(u8::MAX));
     let before = case.detection();
     let held = case.file.as_mut().and_then(|file| file.findings.as_deref_mut());
     let is_held = held.is_some();
     let findings = held.unwrap_or(scratch);
-    for detector in detectors {
-        detector.inspect(segment, findings);
+    for (set, detector) in detectors.detectors() {
+        findings.show(segment, set, detector);
     }
     let detection = findings.detection();
     if let Some(detection) = detection {
-        case.settled = detection.confidence == Confidence::Certain && detection.protocol.settles();
+        let is_settled = detection.confidence == Confidence::Certain && detection.protocol.settles();
+        case.marks.set(Marks::SETTLED, is_settled);
     }
     let over = case.inspected >= FIRST && number % PERIOD >= BURST - 1;
     if detection.is_none() && over && is_held {

@@ -10,18 +10,19 @@ pub use counters::{Counters, Tally, tunnel_index};
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::case::{Case, File};
+use self::case::{Case, File, Marks};
 use self::describe::{describe, flow_id, subject};
-use self::inspection::{Detectors, Inspected, inspect, wanted};
-use crate::detect::{Carrier, Detection, Findings, Segment, may_open};
+use self::inspection::{Inspected, detectors, inspect, wanted};
+use crate::detect::{Carrier, Detection, Dispatch, Findings, Segment, may_open};
 use crate::flow::{
-    Datagram, EndReason, Flow, FlowIndex, FlowKey, FlowSettings, FlowTable, Fragments, LINGER, Opener, Orphan, Sender,
+    Datagram, Direction, EndReason, Flow, FlowIndex, FlowKey, FlowSettings, FlowTable, Fragments, LINGER, Opener,
+    Orphan, Sender,
 };
 use crate::policy::{Label, Policy, Reason, Verdict};
 use crate::record::{Kind, Record};
 use crate::time::Timestamp;
 use crate::wire::{
-    Fragment, FragmentPosition, Frame, InterfaceId, ParseError, ParsedPacket, TcpFlags, Transport, parse,
+    Fragment, FragmentPosition, Frame, InterfaceId, IpVersion, ParseError, ParsedPacket, TcpFlags, Transport, parse,
 };
 
 /// Settings of the core, one set for all workers.
@@ -65,7 +66,7 @@ pub struct Auditor {
     policy: Arc<Policy>,
     table: FlowTable<Case>,
     fragments: Fragments,
-    detectors: Detectors,
+    dispatch: Dispatch,
     counters: Counters,
     scratch: Findings,
     /// The latest time seen.
@@ -87,7 +88,7 @@ impl Auditor {
         Self {
             table: FlowTable::new(&settings.flow, settings.hash_seed),
             fragments: Fragments::new(settings.hash_seed, settings.flow.vlan_in_key),
-            detectors: Detectors::new(),
+            dispatch: Dispatch::new(),
             counters: Counters::default(),
             scratch: Findings::default(),
             now: Timestamp::ZERO,
@@ -266,50 +267,11 @@ impl Auditor {
         if flags.has(TcpFlags::FIN) || flags.has(TcpFlags::RST) {
             closed = flow.set_fin(direction) || flags.has(TcpFlags::RST);
         }
-        let mut judged = false;
-        let opens = || {
-            let is_udp = matches!(packet.transport, Transport::Udp { .. });
-            is_udp && !flow.tenant.settled && may_open(packet.payload, packet.payload_len)
-        };
-        if wanted(&flow.tenant, number) || opens() {
-            let detectors = self.detectors.of(packet);
-            if !detectors.is_empty() {
-                let (src_port, dst_port, carrier) = match packet.transport {
-                    Transport::Udp { src_port, dst_port } => (src_port, dst_port, Carrier::Udp),
-                    Transport::Tcp { src_port, dst_port, seq, flags } => {
-                        (src_port, dst_port, Carrier::Tcp { seq, flags })
-                    }
-                    Transport::None => {
-                        let outer_v6 = packet.version == crate::wire::IpVersion::V6;
-                        (0, 0, Carrier::Ip { protocol: packet.protocol, outer_v6 })
-                    }
-                };
-                let segment = Segment {
-                    at: packet.at,
-                    packet: packet.number,
-                    direction,
-                    carrier,
-                    ports: [src_port, dst_port],
-                    payload: packet.payload,
-                    payload_len: packet.payload_len,
-                    is_fragment: packet.fragment.is_some(),
-                };
-                self.counters.inspections += detectors.len() as u64;
-                let changed = self.table.with_tenant(index, |flow| {
-                    match inspect(&mut flow.tenant, number, detectors, &segment, &mut self.scratch) {
-                        Inspected::Nothing => false,
-                        Inspected::Changed => true,
-                        Inspected::Noted(findings, changed) => {
-                            let next_update = next_update(flow, self.settings.update_interval);
-                            let file = flow.tenant.file.get_or_insert_with(|| Box::new(File::new(next_update)));
-                            file.findings = Some(findings);
-                            changed
-                        }
-                    }
-                });
-                judged = changed == Some(true);
-            }
-        }
+        let is_udp = matches!(packet.transport, Transport::Udp { .. });
+        let is_wanted = !packet.payload.is_empty()
+            && (wanted(&flow.tenant, number)
+                || (is_udp && !flow.tenant.marks.has(Marks::SETTLED) && may_open(packet.payload, packet.payload_len)));
+        let judged = is_wanted && self.show(index, packet, direction);
         if opened {
             self.first_judgement(index, packet.at);
             self.announce(index, Kind::Start, packet.at, None, emit);
@@ -321,6 +283,46 @@ impl Auditor {
         if closed {
             self.table.close(index);
         }
+    }
+
+    /// Shows a packet's payload to the detectors that it can be for; whether the flow's detection changed.
+    fn show(&mut self, index: FlowIndex, packet: &ParsedPacket<'_>, direction: Direction) -> bool {
+        let Some(flow) = self.table.flow(index) else { return false };
+        let is_mid_stream = flow.opener() == Opener::Unknown;
+        let detectors = detectors(&self.dispatch, packet, &flow.tenant, is_mid_stream);
+        let (ports, carrier) = match packet.transport {
+            Transport::Udp { src_port, dst_port } => ([src_port, dst_port], Carrier::Udp),
+            Transport::Tcp { src_port, dst_port, seq, flags } => ([src_port, dst_port], Carrier::Tcp { seq, flags }),
+            Transport::None => {
+                ([0; 2], Carrier::Ip { protocol: packet.protocol, outer_v6: packet.version == IpVersion::V6 })
+            }
+        };
+        let segment = Segment {
+            at: packet.at,
+            packet: packet.number,
+            direction,
+            carrier,
+            ports,
+            payload: packet.payload,
+            payload_len: packet.payload_len,
+            is_fragment: packet.fragment.is_some(),
+        };
+        self.counters.inspections += u64::from(detectors.len());
+        let interval = self.settings.update_interval;
+        let changed = self.table.with_tenant(index, |flow| {
+            let number = flow.packets.iter().sum();
+            match inspect(&mut flow.tenant, number, detectors, &segment, &mut self.scratch) {
+                Inspected::Nothing => false,
+                Inspected::Changed => true,
+                Inspected::Noted(findings, changed) => {
+                    let next_update = next_update(flow, interval);
+                    let file = flow.tenant.file.get_or_insert_with(|| Box::new(File::new(next_update)));
+                    file.findings = Some(findings);
+                    changed
+                }
+            }
+        });
+        changed == Some(true)
     }
 
     /// The flow of a key, ended and opened anew where its time is up; and whether it is new.
@@ -372,7 +374,8 @@ impl Auditor {
             file.continues = Some(id);
             file.next_update = next_update;
             let due = seconds(next_update.min(file.verdict.holds_until));
-            tenant = Case { file: Some(file), due, announced: false, ..before };
+            tenant = Case { file: Some(file), due, ..before };
+            tenant.marks.set(Marks::ANNOUNCED, false);
         }
         let index = self.table.insert(*key, hash, sender, interface, at, tenant);
         if let Some(flow) = self.table.flow_mut(index) {
@@ -509,17 +512,17 @@ impl Auditor {
         if !self.is_recorded(flow, kind) {
             return;
         }
-        let kind = if flow.tenant.announced { kind } else { Kind::Start };
+        let kind = if flow.tenant.marks.has(Marks::ANNOUNCED) { kind } else { Kind::Start };
         emit(describe(&self.settings, &self.policy, flow, kind, at, reason));
         if let Some(flow) = self.table.flow_mut(index) {
-            flow.tenant.announced = true;
+            flow.tenant.marks.set(Marks::ANNOUNCED, true);
         }
     }
 
     fn is_recorded(&self, flow: &Flow<Case>, kind: Kind) -> bool {
         let label = flow.tenant.file.as_ref().map_or(Label::Other, |file| file.verdict.label);
         match self.settings.other {
-            _ if label != Label::Other || flow.tenant.announced => true,
+            _ if label != Label::Other || flow.tenant.marks.has(Marks::ANNOUNCED) => true,
             OtherRecords::All => true,
             OtherRecords::End => kind == Kind::End,
             OtherRecords::None => false,

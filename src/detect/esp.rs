@@ -17,7 +17,7 @@ use super::ike::is_marked;
 use super::openvpn::is_data_header;
 use super::sequence::{Content, Step};
 use super::{
-    About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, Slot, SlotId,
+    About, Begin, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, Slot, SlotId,
 };
 use crate::flow::Direction;
 use crate::wire::cursor::u32_at;
@@ -101,6 +101,7 @@ static ESP_ABOUT: About = About {
     name: "esp",
     protocols: &[Protocol::Esp],
     carriers: &[CarrierKind::Ip(50)],
+    begins: &[Begin::Any],
     recognises: "SPI and counting sequence numbers",
     specification: "RFC 4303",
     midstream: Some(Confidence::Certain),
@@ -113,6 +114,7 @@ static UDP_ABOUT: About = About {
     name: "esp-udp",
     protocols: &[Protocol::Esp],
     carriers: &[CarrierKind::Udp],
+    begins: &[Begin::Any],
     recognises: "ESP beside IKE on any port; alone by SPI and sequence, on port 4500 from one side, elsewhere from both",
     specification: "RFC 3948",
     midstream: Some(Confidence::Certain),
@@ -125,6 +127,7 @@ static AH_ABOUT: About = About {
     name: "ah",
     protocols: &[Protocol::Ah],
     carriers: &[CarrierKind::Ip(51)],
+    begins: &[Begin::Any],
     recognises: "header that fits, SPI and counting sequence numbers",
     specification: "RFC 4302",
     midstream: Some(Confidence::Certain),

@@ -9,7 +9,7 @@
 //! and the protocol number is EtherIP's alone. One frame is likely, two are certain: a probe of all protocol numbers sends none.
 
 use super::overlay::{self, Share};
-use super::{About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment};
+use super::{About, Begin, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment};
 
 /// EtherIP, IP protocol 97.
 #[derive(Debug)]
@@ -26,6 +26,7 @@ static ABOUT: About = About {
     name: "etherip",
     protocols: &[Protocol::EtherIp],
     carriers: &[CarrierKind::Ip(97)],
+    begins: &[Begin::Any],
     recognises: "an Ethernet frame inside that checks out",
     specification: "RFC 3378",
     midstream: Some(Confidence::Certain),

@@ -26,7 +26,9 @@
 //! content that does not repeat itself make it likely; one side alone is possible, for others count by 2.
 
 use super::sequence::{Content, Step};
-use super::{About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, SlotId};
+use super::{
+    About, Begin, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, SlotId,
+};
 use crate::wire::cursor::{u16_at, u64_at};
 
 /// fastd on any port.
@@ -65,6 +67,12 @@ static ABOUT: About = About {
     name: "fastd",
     protocols: &[Protocol::Fastd],
     carriers: &[CarrierKind::Udp],
+    begins: &[
+        Begin::Octets("00 00 00 00"),
+        Begin::Octets("01 00"),
+        Begin::Octets("02 00 00 00"),
+        Begin::Octets("c8 03 00 0c"),
+    ],
     recognises: "handshake by its records; data by nonces that count by two, odd one way and even the other",
     specification: "fastd documentation, Protocol; handshake.h",
     midstream: Some(Confidence::Likely),

@@ -1,6 +1,6 @@
 //! What the detectors found out about one flow: evidence, and the few numbers that sequence checks need.
 
-use super::{Code, Confidence, Detection, Phase, Protocol, Segment};
+use super::{Code, Confidence, Detection, Detector, Phase, Protocol, Segment, Set};
 use crate::flow::Direction;
 use crate::time::Timestamp;
 
@@ -90,6 +90,10 @@ pub struct Findings {
     evidence: Vec<Evidence>,
     /// Those in use: few, since a flow speaks one protocol.
     slots: Vec<(SlotId, Direction, Slot)>,
+    /// Detectors that took note of something.
+    interested: Set,
+    /// The detector that looks now took note of something.
+    is_noted: bool,
     /// SPIs of ESP or AH by direction, latest.
     pub spi: [Option<u32>; 2],
     /// GRE keys by direction, latest (PPTP: call identifiers).
@@ -111,6 +115,21 @@ impl Findings {
         self.evidence.iter().find(|found| std::ptr::eq(found.code, code) && found.direction == direction)
     }
 
+    /// Shows a payload to a detector, and remembers whether it took note of it; `set` is of the detector alone.
+    pub fn show(&mut self, segment: &Segment<'_>, set: Set, detector: &dyn Detector) {
+        self.is_noted = false;
+        detector.inspect(segment, self);
+        if self.is_noted {
+            self.interested = self.interested.union(set);
+        }
+    }
+
+    /// Detectors that took note of something.
+    #[must_use]
+    pub const fn interested(&self) -> Set {
+        self.interested
+    }
+
     /// Adds evidence, or counts one more occurrence of it; confidence never falls.
     pub fn add(
         &mut self,
@@ -120,6 +139,7 @@ impl Findings {
         confidence: Confidence,
         value: u64,
     ) {
+        self.is_noted = true;
         let known = self
             .evidence
             .iter_mut()
@@ -145,6 +165,7 @@ impl Findings {
 
     /// The slot of a family and direction.
     pub fn slot(&mut self, id: SlotId, direction: Direction) -> &mut Slot {
+        self.is_noted = true;
         let known = self.slots.iter().position(|(of, way, _)| *of == id && *way == direction);
         let at = known.unwrap_or_else(|| {
             self.slots.push((id, direction, Slot::default()));

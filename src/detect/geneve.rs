@@ -14,7 +14,7 @@
 //! once in 2^43 around IPv4, once in 2^46 around IPv6. One such packet is likely, two are certain.
 
 use super::overlay::{self, ETHERTYPE, Fit, Share};
-use super::{About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment};
+use super::{About, Begin, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment};
 use crate::wire::cursor::u32_at;
 
 /// Geneve over UDP on any port.
@@ -32,6 +32,11 @@ static ABOUT: About = About {
     name: "geneve",
     protocols: &[Protocol::Geneve],
     carriers: &[CarrierKind::Udp],
+    begins: &[
+        Begin::Octets("00...... .. 08 00"),
+        Begin::Octets("00...... .. 65 58"),
+        Begin::Octets("00...... .. 86 dd"),
+    ],
     recognises: "options that fill their length and a packet inside that checks out",
     specification: "RFC 8926",
     midstream: Some(Confidence::Certain),

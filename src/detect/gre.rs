@@ -33,7 +33,7 @@ use super::inner::{self, Inner};
 use super::overlay::{self, Fit};
 use super::sequence::{Content, Step};
 use super::{
-    About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, Slot, SlotId,
+    About, Begin, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, Slot, SlotId,
 };
 use crate::wire::cursor::{u16_at, u32_at};
 
@@ -94,6 +94,7 @@ static ABOUT: About = About {
     name: "gre",
     protocols: &[Protocol::Gre, Protocol::Pptp, Protocol::Erspan, Protocol::Nvgre, Protocol::EoIp],
     carriers: &[CarrierKind::Ip(47)],
+    begins: &[Begin::Any],
     recognises: "GRE by an inner packet that checks out; PPTP's enhanced GRE by call, length and sequence; ERSPAN and EoIP by their headers and a frame; NVGRE by one network with several flow hashes",
     specification: "RFC 2784, RFC 2890, RFC 2637, draft-foschiano-erspan, RFC 7637",
     midstream: Some(Confidence::Certain),

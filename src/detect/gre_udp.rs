@@ -11,7 +11,7 @@
 //! type 16, version 4, checksum 16, length 14). One such packet is likely, two are certain.
 
 use super::overlay::{self, ETHERTYPE, Fit, Share};
-use super::{About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment};
+use super::{About, Begin, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment};
 use crate::wire::cursor::{u16_at, u32_at};
 
 /// GRE in UDP on any port.
@@ -29,6 +29,13 @@ static ABOUT: About = About {
     name: "gre-in-udp",
     protocols: &[Protocol::GreInUdp],
     carriers: &[CarrierKind::Udp],
+    begins: &[
+        Begin::Octets(".0..0000 00 08 00"),
+        Begin::Octets(".0..0000 00 65 58"),
+        Begin::Octets(".0..0000 00 86 dd"),
+        Begin::Octets(".0..0000 00 88 47"),
+        Begin::Octets(".0..0000 00 88 48"),
+    ],
     recognises: "a GRE header and a packet inside that checks out",
     specification: "RFC 8086",
     midstream: Some(Confidence::Certain),

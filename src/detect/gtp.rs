@@ -16,7 +16,7 @@
 
 use super::overlay::{self, Fit, Share};
 use super::{
-    About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, Slot, SlotId,
+    About, Begin, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, Slot, SlotId,
 };
 use crate::wire::cursor::{u16_at, u32_at};
 
@@ -63,6 +63,7 @@ static ABOUT: About = About {
     name: "gtp",
     protocols: &[Protocol::GtpU, Protocol::GtpC],
     carriers: &[CarrierKind::Udp],
+    begins: &[Begin::Octets("00110..."), Begin::Octets("010...00")],
     recognises: "user data by exact length and the IP packet inside; control by exact length, elements, and responses of the same sequence number",
     specification: "TS 29.281, TS 29.060, TS 29.274",
     midstream: Some(Confidence::Certain),

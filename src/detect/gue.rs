@@ -13,7 +13,7 @@
 //! limit and addresses): it takes two to be likely. Teredo's addresses (RFC 4380 2.6) are left to Teredo.
 
 use super::overlay::{self, Fit, Share};
-use super::{About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment};
+use super::{About, Begin, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment};
 use crate::wire::cursor::u16_at;
 
 /// GUE's variant 0 over UDP on any port.
@@ -42,6 +42,7 @@ static GUE_ABOUT: About = About {
     name: "gue",
     protocols: &[Protocol::Gue],
     carriers: &[CarrierKind::Udp],
+    begins: &[Begin::Octets("000..... 04"), Begin::Octets("000..... 29")],
     recognises: "a header and the IP packet inside that it names",
     specification: "draft-ietf-intarea-gue",
     midstream: Some(Confidence::Certain),
@@ -54,6 +55,7 @@ static FOU_ABOUT: About = About {
     name: "fou",
     protocols: &[Protocol::Fou],
     carriers: &[CarrierKind::Udp],
+    begins: &[Begin::Octets("4."), Begin::Octets("6.")],
     recognises: "IP packets bare in UDP: foo over UDP, GUE's variant 1, TUN devices over UDP",
     specification: "draft-ietf-intarea-gue",
     midstream: Some(Confidence::Certain),

@@ -15,7 +15,9 @@
 //! Version, exchange, flags and the exact 32-bit length leave 2^-60 to chance; an answer from the other side with the same
 //! 64-bit initiator's SPI makes the exchange certain. A request that nobody answers is a probe and stays possible.
 
-use super::{About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, SlotId};
+use super::{
+    About, Begin, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, SlotId,
+};
 use crate::flow::Direction;
 use crate::wire::cursor::{u32_at, u64_at};
 
@@ -55,6 +57,12 @@ static ABOUT: About = About {
     name: "ike",
     protocols: &[Protocol::Ike],
     carriers: &[CarrierKind::Udp],
+    begins: &[
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 10"),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 20"),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 10"),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 20"),
+    ],
     recognises: "IKEv1 and IKEv2 exchanges by SPIs, version, exchange type and exact length",
     specification: "RFC 7296, RFC 2408, RFC 3948",
     midstream: Some(Confidence::Certain),

@@ -11,7 +11,7 @@
 //! chance once in 2^32 a packet. Four packets one way are likely, two both ways certain; a probe of all protocol numbers holds
 //! no such header.
 
-use super::{About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment};
+use super::{About, Begin, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment};
 use crate::wire::cursor::u16_at;
 
 /// IPComp, IP protocol 108.
@@ -29,6 +29,7 @@ static ABOUT: About = About {
     name: "ipcomp",
     protocols: &[Protocol::IpComp],
     carriers: &[CarrierKind::Ip(108)],
+    begins: &[Begin::Any],
     recognises: "next header and parameter index that stay the same",
     specification: "RFC 3173",
     midstream: Some(Confidence::Certain),

@@ -5,7 +5,7 @@
 //! ones make the tunnel likely, three certain.
 
 use super::inner::{self, Inner};
-use super::{About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment};
+use super::{About, Begin, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment};
 
 /// IP in IP.
 #[derive(Debug)]
@@ -29,6 +29,7 @@ static ABOUT: About = About {
     name: "ipip",
     protocols: &[Protocol::Ipip, Protocol::SixInFour, Protocol::FourInSix, Protocol::SixInSix],
     carriers: &[CarrierKind::Ip(4), CarrierKind::Ip(41)],
+    begins: &[Begin::Any],
     recognises: "inner IP header with right version, length and checksum",
     specification: "RFC 2003, RFC 4213, RFC 2473",
     midstream: Some(Confidence::Certain),

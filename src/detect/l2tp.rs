@@ -17,7 +17,9 @@
 //! IPv4 random octets pass once in 2^50), or an Ethernet frame or IP packet that checks out (2^39).
 
 use super::overlay::{self, Fit, Share};
-use super::{About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, SlotId};
+use super::{
+    About, Begin, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, SlotId,
+};
 use crate::wire::cursor::{u16_at, u32_at};
 
 /// L2TP versions 2 and 3.
@@ -77,6 +79,12 @@ static ABOUT: About = About {
     name: "l2tp",
     protocols: &[Protocol::L2tp],
     carriers: &[CarrierKind::Udp, CarrierKind::Ip(115)],
+    begins: &[
+        Begin::Octets("00 03 00 00"),
+        Begin::Octets("0.00.0.. 02"),
+        Begin::Octets("c8 02"),
+        Begin::Octets("c8 03"),
+    ],
     recognises: "version 2 and 3: control by exact length, attributes and assigned tunnels; data by PPP, Ethernet or IP inside",
     specification: "RFC 2661, RFC 3931",
     midstream: Some(Confidence::Certain),

@@ -3,6 +3,7 @@
 //! A detector holds no state: what it may remember of a flow is the evidence it gave earlier
 //! and a small fixed slot per direction for sequence checks, both in [`Findings`].
 
+mod dispatch;
 mod esp;
 mod etherip;
 mod fastd;
@@ -30,6 +31,7 @@ mod tinc;
 mod vxlan;
 mod wireguard;
 
+pub use dispatch::{Begin, Dispatch, Set};
 pub use findings::{Evidence, Findings, Slot, SlotId};
 
 use serde::{Deserialize, Serialize};
@@ -336,6 +338,9 @@ pub struct About {
     pub protocols: &'static [Protocol],
     /// What carries it: `udp`, `tcp`, `ip 50`.
     pub carriers: &'static [CarrierKind],
+    /// What a payload over UDP or TCP must show for the detector to be called; it is called on every packet of its IP
+    /// protocols. Once it took note of a flow, it is shown all of the flow's payloads that are looked at.
+    pub begins: &'static [Begin],
     /// What is recognised, in one line.
     pub recognises: &'static str,
     /// The public specification.

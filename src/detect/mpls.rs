@@ -13,7 +13,7 @@
 //! Headers of other overlays read as labels as well: this detector comes after theirs, and is silent where they spoke.
 
 use super::overlay::{self, Fit, Share};
-use super::{About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment};
+use super::{About, Begin, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment};
 use crate::wire::cursor::u32_at;
 
 /// MPLS in IP, IP protocol 137.
@@ -42,6 +42,7 @@ static IP_ABOUT: About = About {
     name: "mpls-in-ip",
     protocols: &[Protocol::MplsInIp],
     carriers: &[CarrierKind::Ip(137)],
+    begins: &[Begin::Any],
     recognises: "a label stack with an IP packet or Ethernet frame under it that checks out",
     specification: "RFC 4023",
     midstream: Some(Confidence::Certain),
@@ -54,6 +55,40 @@ static UDP_ABOUT: About = About {
     name: "mpls-in-udp",
     protocols: &[Protocol::MplsInUdp],
     carriers: &[CarrierKind::Udp],
+    begins: &[
+        Begin::Octets(".. .. .......1 .. 4."),
+        Begin::Octets(".. .. .......1 .. 6."),
+        Begin::Octets(".. .. .......0 .. .. .. .......1 .. 4."),
+        Begin::Octets(".. .. .......0 .. .. .. .......1 .. 6."),
+        Begin::Octets(".. .. .. .. .. .. .......0 .. .. .. .......1 .. 4."),
+        Begin::Octets(".. .. .. .. .. .. .......0 .. .. .. .......1 .. 6."),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .......0 .. .. .. .......1 .. 4."),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .......0 .. .. .. .......1 .. 6."),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 08 00"),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 08 06"),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 81 00"),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 86 dd"),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 88 a8"),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 88 4."),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 08 00"),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 08 06"),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 81 00"),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 86 dd"),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 88 a8"),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 88 4."),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 08 00"),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 08 06"),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 81 00"),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 86 dd"),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 88 a8"),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 88 4."),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 08 00"),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 08 06"),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 81 00"),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 86 dd"),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 88 a8"),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 88 4."),
+    ],
     recognises: "a label stack with an IP packet or Ethernet frame under it that checks out, several times",
     specification: "RFC 7510",
     midstream: Some(Confidence::Certain),

@@ -15,7 +15,9 @@
 //! packets, and certain the same from both sides; other text protocols that begin so would have to keep all that.
 
 use super::text::number_of;
-use super::{About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, SlotId};
+use super::{
+    About, Begin, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, SlotId,
+};
 
 /// n2n on any port.
 #[derive(Debug)]
@@ -39,6 +41,11 @@ static ABOUT: About = About {
     name: "n2n",
     protocols: &[Protocol::N2n],
     carriers: &[CarrierKind::Udp],
+    begins: &[
+        Begin::Octets("01 00000... .. 0000000."),
+        Begin::Octets("02 000000.. 00"),
+        Begin::Octets("03 000000.. 00"),
+    ],
     recognises: "header with version, code and community, the same from both sides",
     specification: "n2n.h (version 1), n2n_wire.h (versions 2 and 3)",
     midstream: Some(Confidence::Certain),

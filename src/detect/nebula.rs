@@ -15,7 +15,9 @@
 //! certain.
 
 use super::sequence::{Content, Step};
-use super::{About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, SlotId};
+use super::{
+    About, Begin, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, SlotId,
+};
 use crate::wire::cursor::{u32_at, u64_at};
 
 /// Nebula on any port.
@@ -47,6 +49,7 @@ static ABOUT: About = About {
     name: "nebula",
     protocols: &[Protocol::Nebula],
     carriers: &[CarrierKind::Udp],
+    begins: &[Begin::Octets("0001.... 0000000. 00 00")],
     recognises: "handshake by its two messages; data by index and counter",
     specification: "nebula header.go (version 1)",
     midstream: Some(Confidence::Certain),

@@ -20,7 +20,7 @@
 
 use super::sequence::{Content, NEAR, Step};
 use super::{
-    About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, Slot, SlotId,
+    About, Begin, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, Slot, SlotId,
 };
 use crate::wire::cursor::{u32_at, u64_at};
 
@@ -79,6 +79,7 @@ static ABOUT: About = About {
     name: "openvpn",
     protocols: &[Protocol::Openvpn],
     carriers: &[CarrierKind::Udp],
+    begins: &[Begin::Octets("1."), Begin::Octets("2."), Begin::Octets("3."), Begin::Octets("4."), Begin::Octets("5.")],
     recognises: "resets and sessions, plain, tls-auth, tls-crypt and tls-crypt-v2; AEAD data by peer identifier and counter",
     specification: SPECIFICATION,
     midstream: Some(Confidence::Certain),

@@ -11,7 +11,7 @@
 //! lead to the next packet.
 
 use super::openvpn::{CODES, SPECIFICATION, is_data_header, opcode, packet};
-use super::{About, Carrier, CarrierKind, Confidence, Detector, Findings, Protocol, Segment, Slot, SlotId};
+use super::{About, Begin, Carrier, CarrierKind, Confidence, Detector, Findings, Protocol, Segment, Slot, SlotId};
 use crate::wire::TcpFlags;
 use crate::wire::cursor::u16_at;
 
@@ -23,6 +23,24 @@ static ABOUT: About = About {
     name: "openvpn-tcp",
     protocols: &[Protocol::Openvpn],
     carriers: &[CarrierKind::Tcp],
+    begins: &[
+        Begin::Octets("0. .. 1."),
+        Begin::Octets("0. .. 2."),
+        Begin::Octets("0. .. 3."),
+        Begin::Octets("0. .. 4."),
+        Begin::Octets("0. .. 5."),
+        Begin::Octets("1. .. 1."),
+        Begin::Octets("1. .. 2."),
+        Begin::Octets("1. .. 3."),
+        Begin::Octets("1. .. 4."),
+        Begin::Octets("1. .. 5."),
+        Begin::Octets("2. .. 1."),
+        Begin::Octets("2. .. 2."),
+        Begin::Octets("2. .. 3."),
+        Begin::Octets("2. .. 4."),
+        Begin::Octets("2. .. 5."),
+        Begin::MidStream,
+    ],
     recognises: "the same as over UDP, cut out of the stream by its lengths",
     specification: SPECIFICATION,
     midstream: Some(Confidence::Certain),

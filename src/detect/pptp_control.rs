@@ -11,7 +11,7 @@
 //! The header fixes 96 bits but for 15 pairs of length and type: 2^-92 by chance. One message is a knock at the door; two of
 //! one side are likely, one of either side makes it certain.
 
-use super::{About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment};
+use super::{About, Begin, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment};
 use crate::wire::cursor::{u16_at, u32_at};
 
 /// PPTP's control connection.
@@ -36,6 +36,7 @@ static ABOUT: About = About {
     name: "pptp-control",
     protocols: &[Protocol::Pptp],
     carriers: &[CarrierKind::Tcp],
+    begins: &[Begin::Octets("00 .. 00 01 1a 2b 3c 4d")],
     recognises: "the control connection by magic cookie, message type and exact length",
     specification: "RFC 2637",
     midstream: Some(Confidence::Certain),

@@ -24,7 +24,9 @@
 
 use super::inner::{self, Inner};
 use super::text::{digits, number_of};
-use super::{About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, SlotId};
+use super::{
+    About, Begin, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, SlotId,
+};
 use crate::wire::cursor::u32_at;
 
 /// tinc over TCP and UDP.
@@ -63,6 +65,12 @@ static ABOUT: About = About {
     name: "tinc",
     protocols: &[Protocol::Tinc],
     carriers: &[CarrierKind::Tcp, CarrierKind::Udp],
+    begins: &[
+        Begin::Octets("30 20"),
+        Begin::Octets("31 20"),
+        Begin::Octets(".. .. .. .. 0000000. 00 00 00"),
+        Begin::Port(PORT),
+    ],
     recognises: "ID and METAKEY lines of the meta connection; packets in clear by sequence and inner header; on port 655 encrypted packets by their lengths, as possible",
     specification: "tinc 1.0 manual, The tinc protocol",
     midstream: Some(Confidence::Possible),

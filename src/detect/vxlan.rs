@@ -15,7 +15,7 @@
 //! One such packet is likely, two are certain.
 
 use super::overlay::{self, Fit, Share};
-use super::{About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment};
+use super::{About, Begin, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment};
 use crate::wire::cursor::u32_at;
 
 /// VXLAN and VXLAN-GPE over UDP on any port.
@@ -40,6 +40,18 @@ static ABOUT: About = About {
     name: "vxlan",
     protocols: &[Protocol::Vxlan],
     carriers: &[CarrierKind::Udp],
+    begins: &[
+        Begin::Octets("....11.. .. .. 01"),
+        Begin::Octets("....11.. .. .. 02"),
+        Begin::Octets("....11.. .. .. 04"),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 08 00"),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 08 06"),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 81 00"),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 86 dd"),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 88 a8"),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 88 4."),
+        Begin::Octets(".. .. .. .. .. .. .. .. 01 80 c2"),
+    ],
     recognises: "network flag and a frame inside that checks out; VXLAN-GPE with IP, Ethernet or a service header",
     specification: "RFC 7348, draft-ietf-nvo3-vxlan-gpe",
     midstream: Some(Confidence::Certain),

@@ -13,7 +13,9 @@
 //! that does not repeat itself.
 
 use super::sequence::{Content, Step};
-use super::{About, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, SlotId};
+use super::{
+    About, Begin, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, SlotId,
+};
 
 /// WireGuard over UDP on any port.
 #[derive(Debug)]
@@ -65,6 +67,12 @@ static ABOUT: About = About {
     name: "wireguard",
     protocols: &[Protocol::Wireguard],
     carriers: &[CarrierKind::Udp],
+    begins: &[
+        Begin::Octets("01 00 00 00"),
+        Begin::Octets("02 00 00 00"),
+        Begin::Octets("03 00 00 00"),
+        Begin::Octets("04 00 00 00"),
+    ],
     recognises: "handshake by its indices; data by receiver index and counter",
     specification: "WireGuard whitepaper, section 5.4",
     midstream: Some(Confidence::Certain),

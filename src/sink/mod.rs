@@ -50,6 +50,7 @@ pub(crate) mod tests_support {
             tunnel: None,
             confidence: None,
             midstream: false,
+            inspections: 0,
             evidence: Vec::new(),
             spi: Vec::new(),
             gre_key: Vec::new(),
