@@ -13,7 +13,7 @@ use common::{
     synthetic,
 };
 use criterion::{Criterion, criterion_group, criterion_main};
-use linewarden::audit::{AuditSettings, Auditor, OtherRecords};
+use linewarden::audit::{AuditSettings, Auditor, Decapsulation, OtherRecords};
 use linewarden::capture::reel::{Player, Reel};
 use linewarden::capture::synthetic::Mode;
 use linewarden::detect::Confidence;
@@ -107,6 +107,7 @@ fn auditor(idle_timeout: Duration) -> Auditor {
         sensor: "bench".into(),
         interfaces: vec!["bench".into()],
         snap_length: u32::MAX,
+        decapsulation: Decapsulation::default(),
         flow: flow_settings(idle_timeout),
         update_interval: Duration::from_mins(5),
         other: OtherRecords::All,

@@ -102,6 +102,10 @@ pub struct Record {
     pub flow_id: Arc<str>,
     /// The flow that this one continues behind an active timeout.
     pub continues: Option<Arc<str>>,
+    /// The tunnel's flow that this one is inside of: where its first packet came.
+    pub outer_flow_id: Option<Arc<str>>,
+    /// Flows of the same tunnel between the same hosts: IKE's of its ESP, and others. At most 8.
+    pub related_flow_ids: Vec<Arc<str>>,
     /// Community ID v1.
     pub community_id: Arc<str>,
     /// Originator's address where known, else the first speaker's.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::associations::Family;
 use crate::detect::{Confidence, Detection, Findings};
 use crate::flow::{Rank, Tenant};
 use crate::policy::{Reason, Verdict};
@@ -17,6 +18,12 @@ pub(super) struct File {
     pub next_update: Timestamp,
     /// The flow that this one continues.
     pub continues: Option<Arc<str>>,
+    /// The tunnel's flow that this one is inside of.
+    pub outer: Option<Arc<str>>,
+    /// Among whose flows it was associated.
+    pub family: Option<Family>,
+    /// Flows of the same tunnel.
+    pub related: Vec<Arc<str>>,
 }
 
 impl File {
@@ -25,6 +32,7 @@ impl File {
         self.findings.is_none()
             && self.detection.is_none()
             && self.continues.is_none()
+            && self.outer.is_none()
             && self.verdict.reason == Reason::NotATunnel
             && self.verdict.approval.is_none()
             && self.verdict.holds_until == Timestamp::MAX
@@ -54,6 +62,8 @@ impl Marks {
     pub(super) const SETTLED: u8 = 1;
     /// A record of the flow was written.
     pub(super) const ANNOUNCED: u8 = 2;
+    /// The flow is a tunnel whose packets are opened.
+    pub(super) const OPENED: u8 = 4;
 
     pub(super) const fn has(self, mark: u8) -> bool {
         self.0 & mark != 0
@@ -95,8 +105,10 @@ impl Tenant for Case {
     }
 
     fn octets(&self) -> usize {
-        self.file
-            .as_ref()
-            .map_or(0, |file| size_of::<File>() + file.findings.as_ref().map_or(0, |findings| findings.octets()))
+        let of_file = |file: &File| {
+            let findings = file.findings.as_ref().map_or(0, |findings| findings.octets());
+            size_of::<File>() + findings + file.related.capacity() * size_of::<Arc<str>>()
+        };
+        self.file.as_deref().map_or(0, of_file)
     }
 }

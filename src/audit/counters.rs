@@ -16,6 +16,22 @@ pub struct Tally {
     pub octets: u64,
 }
 
+/// Packets inside unencrypted tunnels: counted apart, for the packets that they came in are counted already.
+/// `packets` = those of the flows inside + `undecodable`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct InsideCounters {
+    /// Packets found in a tunnel's.
+    pub packets: u64,
+    /// Those that could not be read.
+    pub undecodable: u64,
+    /// Flows opened for the others.
+    pub flows: u64,
+    /// Packets of ended flows whose `end` record the settings left out.
+    pub unrecorded: u64,
+    /// Octets of these.
+    pub unrecorded_octets: u64,
+}
+
 /// Counts since the start: `packets` = `classified` + the sum of `undecodable`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -31,7 +47,15 @@ pub struct Counters {
     pub undecodable: [u64; ParseError::ALL.len()],
     /// Octets on the wire of these.
     pub undecodable_octets: u64,
-    /// Flows opened.
+    /// Mirrors' encapsulations that were opened.
+    pub mirrored: u64,
+    /// Their octets, the mirrored packets apart: `octets` = `classified_octets` + `undecodable_octets` + these.
+    pub mirror_octets: u64,
+    /// Packets inside tunnels.
+    pub inside: InsideCounters,
+    /// Fragments with octets of their datagram that had come before: duplicates, or somebody's game (RFC 5722).
+    pub fragment_overlaps: u64,
+    /// Flows opened, those inside tunnels among them.
     pub flows: u64,
     /// Flows in the table now.
     pub flows_open: u64,
@@ -81,6 +105,14 @@ impl Counters {
             (&mut self.classified, other.classified),
             (&mut self.classified_octets, other.classified_octets),
             (&mut self.undecodable_octets, other.undecodable_octets),
+            (&mut self.fragment_overlaps, other.fragment_overlaps),
+            (&mut self.mirrored, other.mirrored),
+            (&mut self.mirror_octets, other.mirror_octets),
+            (&mut self.inside.packets, other.inside.packets),
+            (&mut self.inside.undecodable, other.inside.undecodable),
+            (&mut self.inside.flows, other.inside.flows),
+            (&mut self.inside.unrecorded, other.inside.unrecorded),
+            (&mut self.inside.unrecorded_octets, other.inside.unrecorded_octets),
             (&mut self.flows, other.flows),
             (&mut self.flows_open, other.flows_open),
             (&mut self.unrecorded, other.unrecorded),

@@ -9,7 +9,7 @@ use sha1::{Digest, Sha1};
 use super::AuditSettings;
 use super::case::Case;
 use crate::detect::Findings;
-use crate::flow::{Direction, EndReason, Flow, Opener, community_id};
+use crate::flow::{Direction, EndReason, Flow, FlowKey, Opener, community_id};
 use crate::policy::{Label, Policy, Reason, Subject};
 use crate::record::{ApprovalRecord, EvidenceRecord, FlowDirection, Kind, Record, VERSION};
 use crate::time::Timestamp;
@@ -28,13 +28,26 @@ pub(super) fn subject<'a>(settings: &'a AuditSettings, flow: &Flow<Case>) -> Sub
     }
 }
 
-/// Sixteen hexadecimal digits from the key and the time of the first packet: the same wherever the flow is seen again.
-pub(super) fn flow_id(flow: &Flow<Case>) -> Arc<str> {
-    let mut hash = Sha1::new();
-    hash.update(flow.key().canonical());
-    hash.update(flow.first.as_nanos().to_be_bytes());
-    let digest = <[u8; 20]>::from(hash.finalize());
-    format!("{:016x}", digest.first_chunk().map_or(0, |octets| u64::from_be_bytes(*octets))).into()
+/// What a flow's identifier is made of: the key and the time of the first packet, the same wherever the flow is seen again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FlowName {
+    pub key: FlowKey,
+    pub first: Timestamp,
+}
+
+impl FlowName {
+    pub(super) fn of(flow: &Flow<Case>) -> Self {
+        Self { key: *flow.key(), first: flow.first }
+    }
+
+    /// Sixteen hexadecimal digits.
+    pub(super) fn id(&self) -> Arc<str> {
+        let mut hash = Sha1::new();
+        hash.update(self.key.canonical());
+        hash.update(self.first.as_nanos().to_be_bytes());
+        let digest = <[u8; 20]>::from(hash.finalize());
+        format!("{:016x}", digest.first_chunk().map_or(0, |octets| u64::from_be_bytes(*octets))).into()
+    }
 }
 
 /// The record of a flow as it stands.
@@ -69,8 +82,10 @@ pub(super) fn describe(
         interface: settings.interfaces.get(usize::from(flow.interface.0)).cloned().unwrap_or_else(|| "".into()),
         vlan: key.vlan().into_iter().filter(|&vlan| vlan != 0).collect(),
         mpls_labels: turned(flow.mpls_labels(), forward).into_iter().flatten().collect(),
-        flow_id: flow_id(flow),
+        flow_id: FlowName::of(flow).id(),
         continues: file.and_then(|file| file.continues.clone()),
+        outer_flow_id: file.and_then(|file| file.outer.clone()),
+        related_flow_ids: file.map_or_else(Vec::new, |file| file.related.clone()),
         community_id: community_id(key, flow.first_sender(), 0).into(),
         src_ip,
         src_port: ports.map(|[src, _]| src),

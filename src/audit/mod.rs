@@ -1,17 +1,22 @@
 //! The whole core behind two calls: [`Auditor::observe`] turns frames into records, [`Auditor::expire`] ends what is over.
 
+mod associations;
 mod case;
 mod counters;
 mod describe;
+mod inside;
 mod inspection;
 
-pub use counters::{Counters, Tally, tunnel_index};
+pub use counters::{Counters, InsideCounters, Tally, tunnel_index};
+pub use inside::{Decapsulation, Mirror};
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::associations::Associations;
 use self::case::{Case, File, Marks};
-use self::describe::{describe, flow_id, subject};
+use self::describe::{FlowName, describe, subject};
+use self::inside::encapsulation;
 use self::inspection::{Inspected, detectors, inspect, wanted};
 use crate::detect::{Carrier, Detection, Dispatch, Findings, Segment, may_open};
 use crate::flow::{
@@ -34,6 +39,8 @@ pub struct AuditSettings {
     pub interfaces: Vec<Arc<str>>,
     /// Octets of each frame that are looked at, so that replay sees what live capture sees.
     pub snap_length: u32,
+    /// What is opened.
+    pub decapsulation: Decapsulation,
     /// How flows are told apart and ended.
     pub flow: FlowSettings,
     /// A long flow's `update` records are this far apart; zero: none.
@@ -68,6 +75,7 @@ pub struct Auditor {
     fragments: Fragments,
     dispatch: Dispatch,
     counters: Counters,
+    associations: Associations,
     scratch: Findings,
     /// The latest time seen.
     now: Timestamp,
@@ -90,6 +98,7 @@ impl Auditor {
             fragments: Fragments::new(settings.hash_seed, settings.flow.vlan_in_key),
             dispatch: Dispatch::new(),
             counters: Counters::default(),
+            associations: Associations::default(),
             scratch: Findings::default(),
             now: Timestamp::ZERO,
             settings,
@@ -108,6 +117,9 @@ impl Auditor {
             for (frame, packet) in batch.iter().zip(&mut packets) {
                 let data = frame.data.get(..self.settings.snap_length as usize).unwrap_or(frame.data);
                 *packet = parse(&Frame { data, ..*frame });
+                if !self.settings.decapsulation.mirrors.is_empty() {
+                    *packet = packet.and_then(|packet| self.unmirror(packet));
+                }
             }
             let mut names = [Name { key: FlowKey::default(), sender: Sender::Low, hash: 0 }; BATCH];
             let mut touched = 0;
@@ -126,7 +138,7 @@ impl Auditor {
             for ((_, packet), name) in batch.iter().zip(&packets).zip(&mut names) {
                 let Ok(packet) = packet else { continue };
                 if packet.fragment.is_none_or(|fragment| self.resolve(fragment, packet, name, emit)) {
-                    self.take(packet, name, emit);
+                    self.take(packet, name, 0, None, emit);
                 }
             }
             self.sweep(emit);
@@ -172,6 +184,7 @@ impl Auditor {
         Counters {
             flows_open: self.table.len() as u64,
             table_octets: self.table.octets() as u64,
+            fragment_overlaps: self.fragments.overlaps(),
             ..self.counters.clone()
         }
     }
@@ -197,7 +210,8 @@ impl Auditor {
         match packet {
             Ok(packet) => {
                 self.counters.classified += 1;
-                self.counters.classified_octets += octets;
+                self.counters.classified_octets += u64::from(packet.wire_len);
+                self.counters.mirror_octets += octets - u64::from(packet.wire_len);
                 self.now = self.now.max(packet.at);
             }
             Err(error) => {
@@ -220,7 +234,7 @@ impl Auditor {
     ) -> bool {
         match fragment.position {
             FragmentPosition::First => {
-                let [waited, pushed_out] = self.fragments.first(packet, fragment.id, name.key, name.sender);
+                let [waited, pushed_out] = self.fragments.first(packet, fragment, name.key, name.sender);
                 let waited = waited.map(|orphan| Orphan { key: name.key, sender: name.sender, ..orphan });
                 for orphan in waited.into_iter().chain(pushed_out) {
                     self.adopt(&orphan, emit);
@@ -228,7 +242,7 @@ impl Auditor {
                 true
             }
             FragmentPosition::Later => {
-                let (datagram, pushed_out) = self.fragments.later(packet, fragment.id);
+                let (datagram, pushed_out) = self.fragments.later(packet, fragment);
                 if let Some(orphan) = pushed_out {
                     self.adopt(&orphan, emit);
                 }
@@ -243,9 +257,17 @@ impl Auditor {
         }
     }
 
-    /// Adds one packet to its flow, opening the flow if need be.
+    /// Adds one packet to its flow, opening the flow if need be; `depth` tunnels, the innermost of them `tunnel`, are
+    /// around it.
     #[inline]
-    fn take(&mut self, packet: &ParsedPacket<'_>, name: &Name, emit: &mut impl FnMut(Record)) {
+    fn take(
+        &mut self,
+        packet: &ParsedPacket<'_>,
+        name: &Name,
+        depth: u8,
+        tunnel: Option<&FlowName>,
+        emit: &mut impl FnMut(Record),
+    ) {
         let tcp = match packet.transport {
             Transport::Tcp { seq, flags, .. } => Some((seq, flags)),
             _ => None,
@@ -273,6 +295,9 @@ impl Auditor {
                 || (is_udp && !flow.tenant.marks.has(Marks::SETTLED) && may_open(packet.payload, packet.payload_len)));
         let judged = is_wanted && self.show(index, packet, direction);
         if opened {
+            if let Some(tunnel) = tunnel {
+                self.with_file(index, |file| file.outer = Some(tunnel.id()));
+            }
             self.first_judgement(index, packet.at);
             self.announce(index, Kind::Start, packet.at, None, emit);
         } else if judged {
@@ -283,6 +308,19 @@ impl Auditor {
         if closed {
             self.table.close(index);
         }
+        let is_opened = self.table.flow(index).is_some_and(|flow| flow.tenant.marks.has(Marks::OPENED));
+        if is_opened && depth < self.settings.decapsulation.depth {
+            self.look_inside(packet, index, depth, emit);
+        }
+    }
+
+    /// Writes into a flow's file, which is made if there is none.
+    fn with_file(&mut self, index: FlowIndex, write: impl FnOnce(&mut File)) {
+        let interval = self.settings.update_interval;
+        self.table.with_tenant(index, |flow| {
+            let next_update = next_update(flow, interval);
+            write(flow.tenant.file.get_or_insert_with(|| Box::new(File::new(next_update))));
+        });
     }
 
     /// Shows a packet's payload to the detectors that it can be for; whether the flow's detection changed.
@@ -346,7 +384,7 @@ impl Auditor {
                 let reason = over_reason(flow);
                 self.end(index, reason, emit);
             } else if at.since(flow.first) >= self.settings.flow.active_timeout {
-                let id = flow_id(flow);
+                let id = FlowName::of(flow).id();
                 sender = flow.first_sender();
                 let opener = flow.opener();
                 continued = self.end(index, EndReason::ActiveTimeout, emit).map(|flow| (id, opener, flow.tenant));
@@ -364,6 +402,7 @@ impl Auditor {
             }
         }
         self.counters.flows += 1;
+        self.counters.inside.flows += u64::from(key.is_inside());
         let mut tenant = Case { due: seconds(self.first_update(at)), ..Case::default() };
         let mut opener = Opener::First;
         let is_new = continued.is_none();
@@ -372,6 +411,8 @@ impl Auditor {
             let next_update = self.first_update(at);
             let mut file = before.file.unwrap_or_else(|| Box::new(File::new(next_update)));
             file.continues = Some(id);
+            file.family = None;
+            file.related.clear();
             file.next_update = next_update;
             let due = seconds(next_update.min(file.verdict.holds_until));
             tenant = Case { file: Some(file), due, ..before };
@@ -382,6 +423,7 @@ impl Auditor {
             flow.set_opener(opener);
         }
         if !is_new {
+            self.associate(index, at);
             self.announce(index, Kind::Start, at, None, emit);
         }
         (index, is_new)
@@ -418,6 +460,7 @@ impl Auditor {
         }
         let verdict = self.policy.judge(&subject(&self.settings, flow), detection, at);
         self.keep(index, verdict, detection);
+        self.associate(index, at);
     }
 
     /// Judges a flow by its present evidence; a changed verdict is an `update`.
@@ -433,6 +476,7 @@ impl Auditor {
             None => !same(&plain(), &verdict),
         };
         self.keep(index, verdict, detection);
+        self.associate(index, at);
         if changed {
             self.announce(index, Kind::Update, at, None, emit);
         }
@@ -473,6 +517,7 @@ impl Auditor {
             let file = flow.tenant.file.get_or_insert_with(|| Box::new(File::new(next_update)));
             file.verdict = verdict;
             file.detection = detection;
+            flow.tenant.marks.set(Marks::OPENED, encapsulation(detection).is_some());
             flow.tenant.due = seconds(file.next_update.min(file.verdict.holds_until));
         });
     }
@@ -480,6 +525,9 @@ impl Auditor {
     /// Takes a flow out of the table and writes its last record.
     fn end(&mut self, index: FlowIndex, reason: EndReason, emit: &mut impl FnMut(Record)) -> Option<Flow<Case>> {
         let flow = self.table.remove(index)?;
+        if let Some(family) = flow.tenant.file.as_ref().and_then(|file| file.family) {
+            self.associations.leave(&FlowName::of(&flow), family);
+        }
         let (packets, octets) = (flow.packets.iter().sum(), flow.octets.iter().sum());
         let verdict = flow.tenant.file.as_ref().map(|file| &file.verdict);
         let label = verdict.map_or(Label::Other, |verdict| verdict.label);
@@ -493,8 +541,13 @@ impl Auditor {
         if self.is_recorded(&flow, Kind::End) {
             emit(describe(&self.settings, &self.policy, &flow, Kind::End, at, Some(reason)));
         } else {
-            self.counters.unrecorded += packets;
-            self.counters.unrecorded_octets += octets;
+            let (unrecorded, unrecorded_octets) = if flow.key().is_inside() {
+                (&mut self.counters.inside.unrecorded, &mut self.counters.inside.unrecorded_octets)
+            } else {
+                (&mut self.counters.unrecorded, &mut self.counters.unrecorded_octets)
+            };
+            *unrecorded += packets;
+            *unrecorded_octets += octets;
         }
         Some(flow)
     }
@@ -536,7 +589,16 @@ impl Auditor {
 
 impl File {
     fn new(next_update: Timestamp) -> Self {
-        Self { verdict: plain(), detection: None, findings: None, next_update, continues: None }
+        Self {
+            verdict: plain(),
+            detection: None,
+            findings: None,
+            next_update,
+            continues: None,
+            outer: None,
+            family: None,
+            related: Vec::new(),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::Report;
-use crate::audit::{Tally, tunnel_index};
+use crate::audit::{InsideCounters, Tally, tunnel_index};
 use crate::detect::Protocol;
 use crate::flow::Rank;
 use crate::policy::Label;
@@ -50,6 +50,14 @@ pub struct Summary {
     pub undecodable: BTreeMap<&'static str, u64>,
     /// Their octets.
     pub undecodable_octets: u64,
+    /// Encapsulations of mirrors that were opened.
+    pub mirrored: u64,
+    /// Their octets: `octets` = `classified_octets` + `undecodable_octets` + these.
+    pub mirror_octets: u64,
+    /// Fragments with octets of their datagram that had come before: duplicates, or somebody's game (RFC 5722).
+    pub fragment_overlaps: u64,
+    /// Packets inside unencrypted tunnels: they came in packets that `packets` counts, and are not in it.
+    pub inside: InsideCounters,
     /// Packets that the kernel dropped since the ring was full; `None` where nobody counts them.
     pub dropped_kernel: Option<u64>,
     /// Packets that the NIC says it missed; they never reached the kernel and are not in `packets`.
@@ -57,7 +65,7 @@ pub struct Summary {
     /// What the kernel calls `rx_dropped`: some drivers' losses, and frames of protocols that this host does not know,
     /// which are in `packets` all the same.
     pub rx_dropped: u64,
-    /// Flows opened.
+    /// Flows opened, those inside tunnels among them.
     pub flows: u64,
     /// Flows open now.
     pub flows_open: u64,
@@ -116,6 +124,10 @@ impl Summary {
                 .filter(|(_, count)| *count > 0)
                 .collect(),
             undecodable_octets: counters.undecodable_octets,
+            mirrored: counters.mirrored,
+            mirror_octets: counters.mirror_octets,
+            fragment_overlaps: counters.fragment_overlaps,
+            inside: counters.inside,
             dropped_kernel,
             dropped_nic: total.capture.dropped_nic,
             rx_dropped: total.capture.rx_dropped,
@@ -174,6 +186,19 @@ impl fmt::Display for Summary {
         )?;
         for (reason, count) in &self.undecodable {
             writeln!(f, "           undecodable  {reason} {count}")?;
+        }
+        if self.mirrored > 0 {
+            writeln!(f, "mirrors  {} encapsulations opened, {} octets of theirs", self.mirrored, self.mirror_octets)?;
+        }
+        if self.fragment_overlaps > 0 {
+            writeln!(f, "overlaps {} fragments with octets that had come before", self.fragment_overlaps)?;
+        }
+        if self.inside.packets > 0 {
+            let InsideCounters { packets, undecodable, flows, .. } = self.inside;
+            writeln!(
+                f,
+                "inside   {packets} packets in tunnels' packets, {undecodable} undecodable, in {flows} flows of their own"
+            )?;
         }
         let evicted: u64 = self.evicted.values().sum();
         writeln!(f, "flows    {} ({} open, {evicted} evicted to keep the memory bound)", self.flows, self.flows_open)?;

@@ -153,6 +153,13 @@ fn explain(history: &[Record], policy: &Policy, out: &mut impl Write) -> io::Res
         )?,
         _ => writeln!(out, "tunnel    no sign of one")?,
     }
+    if !last.related_flow_ids.is_empty() {
+        writeln!(
+            out,
+            "related   {}: flows of the same tunnel between the same hosts",
+            last.related_flow_ids.join(" and ")
+        )?;
+    }
     if !last.evidence.is_empty() {
         evidence(last, out)?;
     }
@@ -166,6 +173,7 @@ fn explain(history: &[Record], policy: &Policy, out: &mut impl Write) -> io::Res
 fn flow_line(record: &Record) -> String {
     let path = [
         (!record.interface.is_empty()).then(|| format!("on {}", record.interface)),
+        record.outer_flow_id.as_ref().map(|outer| format!("inside the tunnel {outer}")),
         (!record.vlan.is_empty()).then(|| format!("VLAN {}", joined(&record.vlan))),
         (!record.mpls_labels.is_empty()).then(|| format!("MPLS label {}", joined(&record.mpls_labels))),
         (!record.spi.is_empty()).then(|| {

@@ -2,6 +2,7 @@
 //! every error names file, line, column, the offending text and what to write instead.
 
 mod approvals;
+mod decapsulate;
 mod filter;
 mod reader;
 mod settings;
@@ -16,7 +17,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use self::reader::{Document, Section, into_result, read};
-use crate::audit::OtherRecords;
+use crate::audit::{Decapsulation, OtherRecords};
 use crate::detect::Confidence;
 
 /// Everything in `linewarden.toml`; `config/linewarden.toml` shows each key with its default and unit.
@@ -26,6 +27,8 @@ pub struct Config {
     pub sensor: String,
     /// Section `capture`.
     pub capture: CaptureConfig,
+    /// Section `decapsulate`.
+    pub decapsulate: Decapsulation,
     /// Section `flow`.
     pub flow: FlowConfig,
     /// Section `policy`.
@@ -129,6 +132,9 @@ impl Config {
         set(&mut self.sensor, top.value("sensor").and_then(|value| value.string()).map(str::to_owned));
         if let Some(section) = top.section("capture") {
             self.capture.take(&section);
+        }
+        if let Some(section) = top.section("decapsulate") {
+            decapsulate::take(&mut self.decapsulate, &section);
         }
         if let Some(section) = top.section("flow") {
             self.flow.take(&section);

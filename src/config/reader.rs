@@ -183,12 +183,14 @@ impl<'a, 't> Section<'a, 't> {
     pub(super) fn sections(&self, key: &'static str) -> Option<Vec<Section<'a, 't>>> {
         let value = self.value(key)?;
         let mut sections = Vec::new();
-        for item in value.items(&format!("write `[[{key}]]` above each"))? {
+        let instead = format!("write `[[{}]]` above each", self.full(key));
+        for item in value.items(&instead)? {
             let Some(table) = item.value.as_table() else {
-                item.wrong(&format_args!("write `[[{key}]]` above each"));
+                item.wrong(&instead);
                 continue;
             };
-            let (name, known) = (String::new(), RefCell::default());
+            let name = if self.name.is_empty() { String::new() } else { self.full(key) };
+            let known = RefCell::default();
             sections.push(Section { document: self.document, table, name, span: item.span, known });
         }
         Some(sections)

@@ -25,6 +25,7 @@ impl Config {
             sensor,
             interfaces,
             snap_length: self.capture.snap_length,
+            decapsulation: self.decapsulate.clone(),
             flow: FlowSettings {
                 idle_timeout: self.flow.idle_timeout,
                 active_timeout: self.flow.active_timeout,

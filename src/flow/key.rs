@@ -1,5 +1,6 @@
 //! Turns a parsed packet into the key of its flow: two ordered endpoints, the IP protocol and the VLANs.
 
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 
 use crate::flow::ip_addr;
@@ -13,6 +14,7 @@ const VERSION_6: u32 = 1 << 24;
 const PORTS: u32 = 1 << 25;
 const ICMP_PAIR: u32 = 1 << 26;
 const ICMP_ONE_WAY: u32 = 1 << 27;
+const INSIDE: u32 = 1 << 28;
 
 /// What the two port fields of a key hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +36,7 @@ pub struct FlowKey {
     /// Lower and higher endpoint by (address, port).
     addresses: [[u8; 16]; 2],
     ports: [u16; 2],
-    /// Outer VLAN identifier (12 bits), inner one (12 bits), then flags.
+    /// Outer VLAN identifier (12 bits), inner one (12 bits), or the tunnel that it is inside (24 bits); then flags.
     tags: u32,
     protocol: u8,
     /// VLAN identifiers as seen, outer and inner, 12 bits each: an attribute, never compared or hashed.
@@ -48,6 +50,12 @@ impl PartialEq for FlowKey {
             && self.addresses == other.addresses
             && self.tags == other.tags
             && self.protocol == other.protocol
+    }
+}
+
+impl Hash for FlowKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.addresses, self.ports, self.tags, self.protocol).hash(state);
     }
 }
 
@@ -100,7 +108,9 @@ impl FlowKey {
         let [outer, inner] = packet.vlan;
         let both = u32::from(outer & 0xfff) << 12 | u32::from(inner & 0xfff);
         let [_, vlan @ ..] = both.to_be_bytes();
-        if vlan_in_key {
+        if packet.inside != 0 {
+            tags |= INSIDE | (packet.inside & 0x00ff_ffff);
+        } else if vlan_in_key {
             tags |= both;
         }
         // As numbers: comparing arrays of octets is a call of memcmp.
@@ -118,6 +128,39 @@ impl FlowKey {
             vlan,
         };
         (key, sender)
+    }
+
+    /// A number of 24 bits, never 0, for a tunnel between a packet's endpoints and a network in it: the same in both
+    /// directions, for all ports (overlays draw a new one per inner flow), and for each run. Flows inside bear it, so that
+    /// networks that use the same addresses do not mix.
+    #[must_use]
+    pub fn tunnel(outer: &ParsedPacket<'_>, vlan_in_key: bool, network: u32) -> u32 {
+        // Two rounds of multiply and fold under constants (the digits of pi): it need not resist, only spread.
+        let spread = HashSecrets([
+            0x243f_6a88_85a3_08d3,
+            0x1319_8a2e_0370_7344,
+            0xa409_3822_299f_31d0,
+            0x082e_fa98_ec4e_6c89,
+            0x4528_21e6_38d0_1377,
+            0xbe54_66cf_34e9_0c6c ^ u64::from(network),
+        ]);
+        let (portless, _) = Self::portless(outer, vlan_in_key);
+        ((portless.hash(&spread) >> 40) as u32).max(1)
+    }
+
+    /// The key of everything between the same two hosts, on the same VLANs and inside the same tunnel.
+    #[must_use]
+    pub fn pair(&self) -> Self {
+        let [low, high] = self.addresses;
+        let addresses = if low <= high { [low, high] } else { [high, low] };
+        let tags = self.tags & !(PORTS | ICMP_PAIR | ICMP_ONE_WAY);
+        Self { addresses, ports: [0; 2], tags, protocol: 0, vlan: [0; 3] }
+    }
+
+    /// Whether the flow is inside a tunnel.
+    #[must_use]
+    pub const fn is_inside(&self) -> bool {
+        self.tags & INSIDE != 0
     }
 
     /// A keyed 64-bit hash: multiply and fold, with secrets that an outsider does not know.
@@ -309,7 +352,7 @@ mod tests {
     fn a_later_fragment_has_no_ports() {
         let mut later = packet([198, 51, 100, 1], 1, [198, 51, 100, 2], 2, 17);
         later.transport = Transport::None;
-        later.fragment = Some(crate::wire::Fragment { id: 1, position: FragmentPosition::Later });
+        later.fragment = Some(crate::wire::Fragment { id: 1, position: FragmentPosition::Later, offset: 8, len: 4 });
         later.payload = &[0x12, 0x34, 0x56, 0x78];
         assert_eq!(FlowKey::of(&later, true).0.ports(Sender::Low), None);
     }

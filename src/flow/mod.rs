@@ -122,6 +122,7 @@ pub(crate) mod tests_support {
             interface: InterfaceId(0),
             vlan: [0; 2],
             mpls_label: None,
+            inside: 0,
             version: octets(src).0,
             src: octets(src).1,
             dst: octets(dst).1,

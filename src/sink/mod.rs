@@ -30,6 +30,8 @@ pub(crate) mod tests_support {
             mpls_labels: Vec::new(),
             flow_id: "0123456789abcdef".into(),
             continues: None,
+            outer_flow_id: None,
+            related_flow_ids: Vec::new(),
             community_id: "1:aaaaaaaaaaaaaaaaaaaaaaaaaaa=".into(),
             src_ip: "198.51.100.1".parse().unwrap(),
             src_port: Some(40_000),

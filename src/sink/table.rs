@@ -93,6 +93,9 @@ fn row(record: &Record) -> Vec<String> {
     if let Some(confidence) = record.confidence {
         let _ = write!(tunnel, " {}{}", confidence.name(), if record.midstream { ", mid-stream" } else { "" });
     }
+    if record.outer_flow_id.is_some() {
+        tunnel.push_str(", inside one");
+    }
     let start = record.start.to_string();
     vec![
         start.get(..19).unwrap_or(&start).replace('T', " "),

@@ -49,7 +49,12 @@ pub(super) fn parse(octets: &[u8], len: u32) -> Result<Network<'_>, ParseError> 
         src: widen(src),
         dst: widen(dst),
         protocol,
-        fragment: position.map(|position| Fragment { id, position }),
+        fragment: position.map(|position| Fragment {
+            id,
+            position,
+            offset: (flags & OFFSET) << 3,
+            len: u16::try_from(total_len - header_len).unwrap_or(u16::MAX),
+        }),
         payload,
         payload_len: total_len - header_len,
     })
@@ -80,8 +85,8 @@ mod tests {
 
     #[test]
     fn cases() {
-        let first = Some(Fragment { id: 0x1234, position: FragmentPosition::First });
-        let later = Some(Fragment { id: 0x1234, position: FragmentPosition::Later });
+        let first = Some(Fragment { id: 0x1234, position: FragmentPosition::First, offset: 0, len: 4 });
+        let later = Some(Fragment { id: 0x1234, position: FragmentPosition::Later, offset: 8, len: 4 });
         let four = &[1, 2, 3, 4];
         #[rustfmt::skip]
         let cases: Vec<(&str, Vec<u8>, u32, Result<Outline, ParseError>)> = vec![

@@ -81,12 +81,14 @@ fn fragment(network: &Network<'_>) -> Result<Option<Fragment>, ParseError> {
     let (Some(offset), Some(id)) = (u16_at(network.payload, 2), u32_at(network.payload, 4)) else {
         return Err(truncated(network));
     };
-    Ok(match (offset >> 3, offset & 1) {
+    let position = match (offset >> 3, offset & 1) {
         // RFC 6946: an atomic fragment is a whole datagram.
-        (0, 0) => None,
-        (0, _) => Some(Fragment { id, position: FragmentPosition::First }),
-        _ => Some(Fragment { id, position: FragmentPosition::Later }),
-    })
+        (0, 0) => return Ok(None),
+        (0, _) => FragmentPosition::First,
+        _ => FragmentPosition::Later,
+    };
+    let len = u16::try_from(network.payload_len.saturating_sub(8)).unwrap_or(u16::MAX);
+    Ok(Some(Fragment { id, position, offset: offset & 0xfff8, len }))
 }
 
 /// Whether the snap length or the sender cut an extension header.
@@ -114,8 +116,8 @@ mod tests {
 
     #[test]
     fn cases() {
-        let first = Some(Fragment { id: 7, position: FragmentPosition::First });
-        let later = Some(Fragment { id: 7, position: FragmentPosition::Later });
+        let first = Some(Fragment { id: 7, position: FragmentPosition::First, offset: 0, len: 1 });
+        let later = Some(Fragment { id: 7, position: FragmentPosition::Later, offset: 8, len: 1 });
         #[rustfmt::skip]
         let cases: Vec<(&str, Vec<u8>, Result<Outline, ParseError>)> = vec![
             ("empty", vec![], Err(ParseError::TruncatedIp)),

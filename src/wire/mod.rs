@@ -1,12 +1,15 @@
 //! Turns one captured frame into a [`ParsedPacket`]: addresses, ports and the transport payload, borrowed, never copied.
 
 pub mod cursor;
+mod decap;
 mod ipv4;
 mod ipv6;
 mod link;
 mod mpls;
 mod pppoe;
 mod transport;
+
+pub use decap::{Encapsulation, Opened, open};
 
 use crate::time::Timestamp;
 
@@ -82,6 +85,10 @@ pub struct Fragment {
     pub id: u32,
     /// First or later.
     pub position: FragmentPosition,
+    /// Where its octets stand in the datagram's payload.
+    pub offset: u16,
+    /// How many they are, on the wire.
+    pub len: u16,
 }
 
 /// TCP flags, as on the wire (RFC 9293 3.1).
@@ -145,6 +152,8 @@ pub struct ParsedPacket<'a> {
     pub vlan: [u16; 2],
     /// The bottom MPLS label, the one that names a circuit or VPN (RFC 3032, RFC 4364).
     pub mpls_label: Option<u32>,
+    /// Of a packet inside a tunnel: which tunnel and network, 24 bits, never 0. Else 0.
+    pub inside: u32,
     /// IP version of the header the addresses are from.
     pub version: IpVersion,
     /// Source address; IPv4 in the last four octets, the rest zero.
@@ -251,6 +260,7 @@ pub fn parse<'a>(frame: &Frame<'a>) -> Result<ParsedPacket<'a>, ParseError> {
         interface: frame.interface,
         vlan: link.vlan,
         mpls_label: link.mpls_label,
+        inside: 0,
         version: network.version,
         src: network.src,
         dst: network.dst,

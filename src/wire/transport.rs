@@ -130,14 +130,14 @@ mod tests {
     #[test]
     fn a_first_fragment_knows_the_length_of_the_datagram() {
         let mut first = network(UDP, &[0x11, 0x94, 0, 53, 0, 99, 0, 0, 1, 2], 10);
-        first.fragment = Some(Fragment { id: 1, position: FragmentPosition::First });
+        first.fragment = Some(Fragment { id: 1, position: FragmentPosition::First, offset: 0, len: 10 });
         assert_eq!(udp_payload(&first), (&[1, 2][..], 91));
     }
 
     #[test]
     fn a_later_fragment_has_no_ports() {
         let mut later = network(UDP, &[0x11, 0x94, 0, 53, 0, 10, 0, 0, 1, 2], 10);
-        later.fragment = Some(Fragment { id: 1, position: FragmentPosition::Later });
+        later.fragment = Some(Fragment { id: 1, position: FragmentPosition::Later, offset: 16, len: 10 });
         assert_eq!(parse(&later), Ok((Transport::None, 0)));
     }
 }

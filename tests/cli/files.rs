@@ -28,6 +28,8 @@ fn every_link_type_gives_the_same_verdicts() {
                 .iter()
                 .map(|record| {
                     let mut record = record.clone();
+                    // Inside the tunnel nothing has changed.
+                    let shrunk = if record["outer_flow_id"].is_null() { shrunk } else { 0 };
                     for way in ["fwd", "rev"] {
                         let packets = record[format!("{way}_packets")].as_i64().unwrap();
                         let octets = record[format!("{way}_octets")].as_i64().unwrap();

@@ -180,11 +180,17 @@ pub fn assert_adds_up(summary: &Value, records: &[Value]) {
     let undecodable: u64 =
         summary["undecodable"].as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum();
     assert_eq!(number("packets"), number("classified") + undecodable + number("dropped_kernel"), "{summary}");
-    assert_eq!(number("octets"), number("classified_octets") + number("undecodable_octets"), "{summary}");
-    let sum = |names: [&str; 2]| -> u64 {
+    let octets = number("classified_octets") + number("mirror_octets") + number("undecodable_octets");
+    assert_eq!(number("octets"), octets, "{summary}");
+    let sum_where = |is_inside: bool, names: [&str; 2]| -> u64 {
         let ends = records.iter().filter(|record| record["kind"] == "end");
+        let ends = ends.filter(|end| end["outer_flow_id"].is_string() == is_inside);
         ends.flat_map(|end| names.map(|name| end[name].as_u64().unwrap())).sum()
     };
+    let sum = |names| sum_where(false, names);
+    let inside = |name: &str| summary["inside"][name].as_u64().unwrap();
+    let found = sum_where(true, ["fwd_packets", "rev_packets"]) + inside("undecodable") + inside("unrecorded");
+    assert_eq!(inside("packets"), found, "{summary}");
     assert_eq!(number("classified"), sum(["fwd_packets", "rev_packets"]) + number("unrecorded"), "{summary}");
     assert_eq!(
         number("classified_octets"),

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use linewarden::audit::{AuditSettings, Auditor, Counters, OtherRecords};
+use linewarden::audit::{AuditSettings, Auditor, Counters, Decapsulation, OtherRecords};
 use linewarden::capture::file::CaptureFile;
 use linewarden::detect::Confidence;
 use linewarden::flow::FlowSettings;
@@ -89,6 +89,7 @@ pub fn settings() -> AuditSettings {
         sensor: "test".into(),
         interfaces: vec!["input.pcap".into()],
         snap_length: 256,
+        decapsulation: Decapsulation { mirrors: Vec::new(), depth: 4 },
         flow: FlowSettings {
             idle_timeout: Duration::from_mins(2),
             active_timeout: Duration::from_mins(30),
@@ -130,10 +131,15 @@ pub fn ends(records: &[Record]) -> Vec<&Record> {
 pub fn assert_nothing_lost(records: &[Record], counters: &Counters, context: &str) {
     let undecodable: u64 = counters.undecodable.iter().sum();
     assert_eq!(counters.packets, counters.classified + undecodable, "{context}: packets");
-    assert_eq!(counters.octets, counters.classified_octets + counters.undecodable_octets, "{context}: octets");
+    let octets = counters.classified_octets + counters.mirror_octets + counters.undecodable_octets;
+    assert_eq!(counters.octets, octets, "{context}: octets");
     let ends = ends(records);
-    let packets: u64 = ends.iter().map(|record| record.fwd_packets + record.rev_packets).sum();
-    let octets: u64 = ends.iter().map(|record| record.fwd_octets + record.rev_octets).sum();
+    let (inside, outside): (Vec<&Record>, Vec<_>) = ends.iter().partition(|record| record.outer_flow_id.is_some());
+    let packets_of = |records: &[&Record]| -> u64 { records.iter().map(|end| end.fwd_packets + end.rev_packets).sum() };
+    let packets = packets_of(&outside);
+    let octets: u64 = outside.iter().map(|record| record.fwd_octets + record.rev_octets).sum();
+    let found = packets_of(&inside) + counters.inside.undecodable + counters.inside.unrecorded;
+    assert_eq!(counters.inside.packets, found, "{context}: packets inside tunnels");
     assert_eq!(counters.classified, packets + counters.unrecorded, "{context}: packets in records");
     assert_eq!(counters.classified_octets, octets + counters.unrecorded_octets, "{context}: octets in records");
     assert_eq!(counters.flows, ends.len() as u64, "{context}: one end a flow");

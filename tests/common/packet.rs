@@ -130,3 +130,41 @@ pub fn in_pppoe(frame: &OwnedFrame) -> OwnedFrame {
     let header = [&[0x88, 0x64, 0x11, 0, 0, 1][..], &len, &[0, protocol]].concat();
     insert(frame, &header, 14)
 }
+
+/// What a tunnel carries of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carried {
+    /// The whole frame.
+    Frame,
+    /// The IP packet behind a plain Ethernet header.
+    Packet,
+}
+
+/// In an IPv4 packet between two other hosts, behind a tunnel's `header`.
+pub fn tunnelled(frame: &OwnedFrame, hosts: [[u8; 4]; 2], protocol: u8, header: &[u8], carried: Carried) -> OwnedFrame {
+    let skipped = if carried == Carried::Frame { 0 } else { 14 };
+    let len = 20 + header.len() + frame.wire_len as usize - skipped;
+    let len_octets = u16::try_from(len).unwrap().to_be_bytes();
+    let mut data = [&[2; MACS][..], &[0x08, 0x00, 0x45, 0], &len_octets, &[0, 1, 0, 0, 64, protocol, 0, 0]].concat();
+    data.extend(hosts.concat());
+    let sum: u32 = data[14..34].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    data[24..26].copy_from_slice(&(!folded as u16).to_be_bytes());
+    data.extend(header);
+    data.extend(&frame.data[skipped..]);
+    OwnedFrame { wire_len: (14 + len) as u32, data, ..frame.clone() }
+}
+
+/// The same over UDP.
+pub fn tunnelled_in_udp(
+    frame: &OwnedFrame,
+    hosts: [[u8; 4]; 2],
+    ports: [u16; 2],
+    header: &[u8],
+    carried: Carried,
+) -> OwnedFrame {
+    let skipped = if carried == Carried::Frame { 0 } else { 14 };
+    let len = u16::try_from(8 + header.len() + frame.wire_len as usize - skipped).unwrap();
+    let udp = [&ports.map(u16::to_be_bytes).concat()[..], &len.to_be_bytes(), &[0, 0], header].concat();
+    tunnelled(frame, hosts, 17, &udp, carried)
+}

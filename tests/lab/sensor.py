@@ -145,7 +145,9 @@ def answer(records):
 
 def check_counts(summary, records):
     """Packets and octets in = sum over records + counted losses."""
-    ends = [record for record in records if record["kind"] == "end"]
+    every_end = [record for record in records if record["kind"] == "end"]
+    ends = [end for end in every_end if end["outer_flow_id"] is None]
+    inside = [end for end in every_end if end["outer_flow_id"] is not None]
     undecodable = sum(summary["undecodable"].values())
     checks = {
         "packets = classified + undecodable + dropped": (
@@ -160,6 +162,11 @@ def check_counts(summary, records):
         "classified octets = sum over records": (
             summary["classified_octets"],
             sum(end["fwd_octets"] + end["rev_octets"] for end in ends) + summary["unrecorded_octets"],
+        ),
+        "packets inside tunnels = sum over records": (
+            summary["inside"]["packets"],
+            sum(end["fwd_packets"] + end["rev_packets"] for end in inside)
+            + summary["inside"]["undecodable"] + summary["inside"]["unrecorded"],
         ),
         "records lost": (summary["records_lost"], 0),
         "dropped by the kernel": (summary["dropped_kernel"], 0),

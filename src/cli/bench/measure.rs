@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::audit::{AuditSettings, Auditor, OtherRecords};
+use crate::audit::{AuditSettings, Auditor, Decapsulation, OtherRecords};
 use crate::capture::reel::{Player, Reel, ReelError};
 use crate::detect::Confidence;
 use crate::flow::{FlowKey, FlowSettings, FlowTable, Rank, Sender, Tenant};
@@ -114,7 +114,8 @@ pub(super) fn measure(
         detector_calls: counters.inspections - before.inspections,
         records: pipeline.stage.records,
         tunnels: pipeline.stage.tunnels,
-        flows: counters.flows_open,
+        // Those inside GRE are not of the number that was asked for.
+        flows: counters.flows_open.saturating_sub(counters.inside.flows),
         table_octets: counters.table_octets,
         frames_octets: reel.held_octets(),
         frames: reel.len(),
@@ -307,6 +308,7 @@ impl Pipeline {
             sensor: "bench".into(),
             interfaces: vec!["bench".into()],
             snap_length: u32::MAX,
+            decapsulation: Decapsulation::default(),
             flow,
             update_interval: Duration::from_mins(5),
             other: OtherRecords::All,
