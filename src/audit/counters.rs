@@ -32,6 +32,16 @@ pub struct InsideCounters {
     pub unrecorded_octets: u64,
 }
 
+/// Ended flows by tunnel protocol ([`tunnel_index`]) and [`Label`]: arrays of more than 32 have no default of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended(pub [[Tally; Label::ALL.len()]; Protocol::ALL.len() + 1]);
+
+impl Default for Ended {
+    fn default() -> Self {
+        Self([[Tally::default(); Label::ALL.len()]; Protocol::ALL.len() + 1])
+    }
+}
+
 /// Counts since the start: `packets` = `classified` + the sum of `undecodable`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -59,8 +69,8 @@ pub struct Counters {
     pub flows: u64,
     /// Flows in the table now.
     pub flows_open: u64,
-    /// Flows ended, by tunnel protocol ([`tunnel_index`]) and [`Label`].
-    pub ended: [[Tally; Label::ALL.len()]; Protocol::ALL.len() + 1],
+    /// Flows ended.
+    pub ended: Ended,
     /// Flows evicted to keep the memory bound, by [`Rank`] as index.
     pub evicted: [u64; Rank::ALL.len()],
     /// Packets of ended flows whose `end` record the settings left out.
@@ -91,7 +101,7 @@ impl Tally {
 impl Counters {
     /// Notes an ended flow.
     pub(super) fn end(&mut self, tunnel: Option<Protocol>, label: Label, tally: &Tally) {
-        let of_tunnel = self.ended.get_mut(tunnel_index(tunnel));
+        let of_tunnel = self.ended.0.get_mut(tunnel_index(tunnel));
         if let Some(total) = of_tunnel.and_then(|labels| labels.get_mut(label as usize)) {
             total.add(tally);
         }
@@ -129,7 +139,7 @@ impl Counters {
         for (sum, more) in self.evicted.iter_mut().zip(other.evicted) {
             *sum += more;
         }
-        for (sum, more) in self.ended.iter_mut().flatten().zip(other.ended.iter().flatten()) {
+        for (sum, more) in self.ended.0.iter_mut().flatten().zip(other.ended.0.iter().flatten()) {
             sum.add(more);
         }
     }

@@ -74,16 +74,7 @@ pub(super) fn encapsulation(detection: Option<Detection>) -> Option<Encapsulatio
         Protocol::MplsInIp | Protocol::MplsInUdp => Encapsulation::Mpls,
         Protocol::Gue => Encapsulation::Gue,
         // Encrypted, compressed, or without packets inside.
-        Protocol::Wireguard
-        | Protocol::Openvpn
-        | Protocol::Esp
-        | Protocol::Ike
-        | Protocol::GtpC
-        | Protocol::IpComp
-        | Protocol::Nebula
-        | Protocol::N2n
-        | Protocol::Fastd
-        | Protocol::Tinc => return None,
+        _ => return None,
     })
 }
 

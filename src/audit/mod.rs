@@ -7,7 +7,7 @@ mod describe;
 mod inside;
 mod inspection;
 
-pub use counters::{Counters, InsideCounters, Tally, tunnel_index};
+pub use counters::{Counters, Ended, InsideCounters, Tally, tunnel_index};
 pub use inside::{Decapsulation, Mirror};
 
 use std::sync::Arc;

@@ -102,7 +102,7 @@ impl Summary {
         let dropped_kernel = total.capture.dropped_kernel;
         let labels = Label::ALL.iter().enumerate();
         let ended = |tunnel, label: usize| {
-            counters.ended.get(tunnel_index(tunnel)).and_then(|labels| labels.get(label)).copied().unwrap_or_default()
+            counters.ended.0.get(tunnel_index(tunnel)).and_then(|labels| labels.get(label)).copied().unwrap_or_default()
         };
         let tunnels = Protocol::ALL.iter().flat_map(|&tunnel| {
             labels.clone().map(move |(index, &verdict)| (tunnel, verdict, ended(Some(tunnel), index)))
