@@ -151,6 +151,11 @@ const OUT_OF_SIGHT: &[(&str, Stress, Outcome)] = &[
     // Nonces that count by two are more than possible from both sides only.
     ("fastd-midstream", Stress::OneWay(true), Outcome::PossibleOnly),
     ("fastd-midstream", Stress::OneWay(false), Outcome::PossibleOnly),
+    // The data of DTLS 1.2 is any DTLS's; what names the VPN is the client's hello and what it says next.
+    ("anyconnect-openconnect-psk", Stress::Late(20), Outcome::PossibleOnly),
+    ("anyconnect-openconnect-psk", Stress::OneWay(false), Outcome::Missed),
+    ("anyconnect-openconnect-psk", Stress::Snap(96), Outcome::PossibleOnly),
+    ("anyconnect-openconnect-psk", Stress::Fragments, Outcome::PossibleOnly),
 ];
 
 fn protocol_of(folder: &str) -> Option<Protocol> {

@@ -41,6 +41,10 @@ pub enum SlotId {
     OpenvpnData,
     /// Where OpenVPN's next packet begins in a TCP stream.
     OpenvpnStream,
+    /// AnyConnect's handshake.
+    AnyConnect,
+    /// AnyConnect's records of the old version.
+    AnyConnectRecords,
     /// ESP (plain or in UDP) and AH: one security association.
     Ipsec,
     /// A second one, used in turn with the first.

@@ -3,6 +3,7 @@
 //! A detector holds no state: what it may remember of a flow is the evidence it gave earlier
 //! and a small fixed slot per direction for sequence checks, both in [`Findings`].
 
+mod anyconnect;
 mod dispatch;
 mod esp;
 mod etherip;
@@ -31,6 +32,7 @@ mod tinc;
 mod vxlan;
 mod wireguard;
 
+pub use anyconnect::beside_tls;
 pub use dispatch::{Begin, Dispatch, Set};
 pub use findings::{Evidence, Findings, Slot, SlotId};
 
@@ -80,6 +82,9 @@ pub enum Protocol {
     /// OpenVPN over UDP or TCP.
     #[serde(rename = "openvpn")]
     Openvpn,
+    /// AnyConnect and OpenConnect.
+    #[serde(rename = "anyconnect")]
+    AnyConnect,
     /// IPsec ESP, plain or in UDP.
     #[serde(rename = "esp")]
     Esp,
@@ -171,6 +176,7 @@ impl Protocol {
     pub const ALL: &[Self] = &[
         Self::Wireguard,
         Self::Openvpn,
+        Self::AnyConnect,
         Self::Esp,
         Self::Ah,
         Self::Ike,
@@ -207,6 +213,7 @@ impl Protocol {
         match self {
             Self::Wireguard => "wireguard",
             Self::Openvpn => "openvpn",
+            Self::AnyConnect => "anyconnect",
             Self::Esp => "esp",
             Self::Ah => "ah",
             Self::Ike => "ike",
@@ -405,6 +412,7 @@ pub const REGISTRY: &[&dyn Detector] = &[
     &wireguard::Wireguard,
     &openvpn::OpenvpnUdp,
     &openvpn_tcp::OpenvpnTcp,
+    &anyconnect::AnyConnect,
     &ike::Ike,
     &esp::Esp,
     &esp::EspInUdp,
