@@ -156,6 +156,12 @@ const OUT_OF_SIGHT: &[(&str, Stress, Outcome)] = &[
     ("anyconnect-openconnect-psk", Stress::OneWay(false), Outcome::Missed),
     ("anyconnect-openconnect-psk", Stress::Snap(96), Outcome::PossibleOnly),
     ("anyconnect-openconnect-psk", Stress::Fragments, Outcome::PossibleOnly),
+    // The server has registered; what is left asks for an address.
+    ("softether-nat-t", Stress::Late(20), Outcome::PossibleOnly),
+    // A message's opcode shows, its transaction is cut off.
+    ("softether-nat-t", Stress::Snap(96), Outcome::PossibleOnly),
+    // The client sent one information message to each of the server's two.
+    ("softether-over-icmp", Stress::OneWay(true), Outcome::PossibleOnly),
 ];
 
 fn protocol_of(folder: &str) -> Option<Protocol> {

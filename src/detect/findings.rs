@@ -45,6 +45,8 @@ pub enum SlotId {
     AnyConnect,
     /// AnyConnect's records of the old version.
     AnyConnectRecords,
+    /// SoftEther's messages.
+    SoftEther,
     /// ESP (plain or in UDP) and AH: one security association.
     Ipsec,
     /// A second one, used in turn with the first.

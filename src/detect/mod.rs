@@ -27,6 +27,7 @@ mod openvpn_tcp;
 mod overlay;
 mod pptp_control;
 mod sequence;
+mod softether;
 mod text;
 mod tinc;
 mod vxlan;
@@ -85,6 +86,9 @@ pub enum Protocol {
     /// AnyConnect and OpenConnect.
     #[serde(rename = "anyconnect")]
     AnyConnect,
+    /// SoftEther VPN, beside its TLS.
+    #[serde(rename = "softether")]
+    SoftEther,
     /// IPsec ESP, plain or in UDP.
     #[serde(rename = "esp")]
     Esp,
@@ -177,6 +181,7 @@ impl Protocol {
         Self::Wireguard,
         Self::Openvpn,
         Self::AnyConnect,
+        Self::SoftEther,
         Self::Esp,
         Self::Ah,
         Self::Ike,
@@ -214,6 +219,7 @@ impl Protocol {
             Self::Wireguard => "wireguard",
             Self::Openvpn => "openvpn",
             Self::AnyConnect => "anyconnect",
+            Self::SoftEther => "softether",
             Self::Esp => "esp",
             Self::Ah => "ah",
             Self::Ike => "ike",
@@ -413,6 +419,7 @@ pub const REGISTRY: &[&dyn Detector] = &[
     &openvpn::OpenvpnUdp,
     &openvpn_tcp::OpenvpnTcp,
     &anyconnect::AnyConnect,
+    &softether::SoftEther,
     &ike::Ike,
     &esp::Esp,
     &esp::EspInUdp,
