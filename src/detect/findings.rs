@@ -47,6 +47,12 @@ pub enum SlotId {
     AnyConnectRecords,
     /// SoftEther's messages.
     SoftEther,
+    /// AnyConnect's packets without TLS.
+    Cstp,
+    /// SSTP's packets.
+    Sstp,
+    /// A header of SSTP's whose packet follows.
+    SstpHeader,
     /// ESP (plain or in UDP) and AH: one security association.
     Ipsec,
     /// A second one, used in turn with the first.

@@ -32,6 +32,7 @@ mod text;
 mod tinc;
 mod vxlan;
 mod wireguard;
+mod without_tls;
 
 pub use anyconnect::beside_tls;
 pub use dispatch::{Begin, Dispatch, Set};
@@ -89,6 +90,9 @@ pub enum Protocol {
     /// SoftEther VPN, beside its TLS.
     #[serde(rename = "softether")]
     SoftEther,
+    /// SSTP.
+    #[serde(rename = "sstp")]
+    Sstp,
     /// IPsec ESP, plain or in UDP.
     #[serde(rename = "esp")]
     Esp,
@@ -182,6 +186,7 @@ impl Protocol {
         Self::Openvpn,
         Self::AnyConnect,
         Self::SoftEther,
+        Self::Sstp,
         Self::Esp,
         Self::Ah,
         Self::Ike,
@@ -220,6 +225,7 @@ impl Protocol {
             Self::Openvpn => "openvpn",
             Self::AnyConnect => "anyconnect",
             Self::SoftEther => "softether",
+            Self::Sstp => "sstp",
             Self::Esp => "esp",
             Self::Ah => "ah",
             Self::Ike => "ike",
@@ -419,6 +425,8 @@ pub const REGISTRY: &[&dyn Detector] = &[
     &openvpn::OpenvpnUdp,
     &openvpn_tcp::OpenvpnTcp,
     &anyconnect::AnyConnect,
+    &without_tls::Cstp,
+    &without_tls::Sstp,
     &softether::SoftEther,
     &ike::Ike,
     &esp::Esp,
