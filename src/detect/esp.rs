@@ -10,8 +10,8 @@
 //! What is constant and counting is checked over several packets: the same SPI (2^-32 a packet by chance) with a sequence
 //! number that moves on by little (2^-28). In UDP that is also the habit of other protocols (an identifier and a counter),
 //! so there it must come with an IKE exchange in the same flow; or with lengths that are all multiples of 4, ciphertext
-//! that does not repeat itself and SPIs as random as RFC 4303 2.1 wants them, on port 4500 from one side, elsewhere from
-//! both with different SPIs. A header that is OpenVPN's more probably is left to OpenVPN.
+//! that does not repeat itself and SPIs as random as RFC 4303 2.1 wants them, on ports 4500 and 4501 (GlobalProtect's) from
+//! one side, elsewhere from both with different SPIs. A header that is OpenVPN's more probably is left to OpenVPN.
 
 use super::ike::is_marked;
 use super::openvpn::is_data_header;
@@ -115,11 +115,11 @@ static UDP_ABOUT: About = About {
     protocols: &[Protocol::Esp],
     carriers: &[CarrierKind::Udp],
     begins: &[Begin::Any],
-    recognises: "ESP beside IKE on any port; alone by SPI and sequence, on port 4500 from one side, elsewhere from both",
+    recognises: "ESP beside IKE on any port; alone by SPI and sequence, on ports 4500 and 4501 (GlobalProtect) from one side, elsewhere from both",
     specification: "RFC 3948",
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
-    out_of_sight: "without IKE: ESP without encryption (RFC 2410), SPIs that are not random or begin with 0x4800 to 0x4f00; off port 4500 one direction alone, or all packets of one length, stay possible",
+    out_of_sight: "without IKE: ESP without encryption (RFC 2410), SPIs that are not random or begin with 0x4800 to 0x4f00; off these ports one direction alone, or all packets of one length, stay possible",
     codes: &[&UDP_BEHIND_IKE, &UDP_SEQUENCE, &KEEPALIVE],
 };
 
@@ -233,10 +233,11 @@ fn hits(findings: &mut Findings, direction: Direction) -> u32 {
     findings.slot(SlotId::Ipsec, direction).hits.max(findings.slot(SlotId::IpsecOther, direction).hits)
 }
 
-/// RFC 3948 2.1: the port that NAT traversal uses unless told otherwise.
-const NAT_T_PORT: u16 = 4500;
+/// RFC 3948 2.1: the port that NAT traversal uses unless told otherwise; and GlobalProtect's, whose gateways speak ESP there
+/// after a set-up inside TLS (PAN-OS administrator's guide, Ports used for GlobalProtect).
+const NAT_T_PORTS: [u16; 2] = [4500, 4501];
 
-/// Consistent packets before port 4500 makes one direction likely, and both certain.
+/// Consistent packets before such a port makes one direction likely, and both certain.
 const NAT_T_HITS: u32 = 5;
 /// The same on any other port, asked of both directions.
 const ANY_PORT_HITS: u32 = 8;
@@ -312,7 +313,7 @@ fn in_udp(spi: u32, sequence: u32, behind_ike: bool, segment: &Segment<'_>, find
     if step != Step::Counted || is_foreign {
         return;
     }
-    let nat_t = segment.ports.contains(&NAT_T_PORT);
+    let nat_t = NAT_T_PORTS.iter().any(|port| segment.ports.contains(port));
     let confidence = match (hits, opposite_hits) {
         (NAT_T_HITS.., NAT_T_HITS..) if nat_t => Confidence::Certain,
         (NAT_T_HITS.., _) if nat_t => Confidence::Likely,
@@ -414,11 +415,14 @@ mod tests {
             (1..10).map(|n| (Forward, [&esp(0xc1f0_0701, n, 16)[..], b"player 1 at 17.25 4.12 0"].concat())).collect();
         let odd: Vec<_> = both_ways.iter().map(|(way, octets)| (*way, [&octets[..], &[0]].concat())).collect();
         #[rustfmt::skip]
-        let cases: [(&str, [u16; 2], Vec<_>, _); 12] = [
+        let cases: [(&str, [u16; 2], Vec<_>, _); 15] = [
             ("a NAT keepalive alone", [4500, 4500], vec![(Forward, vec![0xff])], None),
             ("non-ESP marker", [4500, 4500], vec![(Forward, vec![0; 40]); 6], None),
             ("4500, one way", [4500, 50_000], one_way.clone(), level(Confidence::Likely)),
             ("4500, both ways", [4500, 50_000], both_ways.clone(), level(Confidence::Certain)),
+            ("4501, one way", [50_000, 4501], one_way.clone(), level(Confidence::Likely)),
+            ("4501, both ways", [50_000, 4501], both_ways.clone(), level(Confidence::Certain)),
+            ("4502, one way", [50_000, 4502], one_way.clone(), level(Confidence::Possible)),
             ("4500, content in clear", [4500, 50_000], clear, None),
             ("any port, one way", [1, 2], one_way, level(Confidence::Possible)),
             ("any port, both ways", [1, 2], both_ways, level(Confidence::Likely)),
