@@ -4,12 +4,12 @@
 //! |---|---|---|---|
 //! | 0 | 1 | 1 | 2, 3 |
 //! | 1 | 1 | message: 1 register, 2 deregister, 3 packet, 4 register's answer | time to live |
-//! | 2 | 2 | time to live, from a supernode (0 or 1) | flags (0x20, 0x40, 0x80) and packet code (1 to 11) |
+//! | 2 | 2 | time to live, from a supernode (0 or 1) | flags: 0x20 from a supernode, 0x40 a socket within, 0x80; packet code: 1 to 10, version 3: 11 |
 //! | 4 | 16, version 3: 20 | community: text, a zero octet, then anything | text, then zero octets |
 //! | 20 | 12 | the sender's and the receiver's Ethernet address | version 2 and 3: depends on the code |
 //! | 32 | 20 each | public and private address: family 2, padding, port, address | |
 //!
-//! A version 1 header fixes 25 bits of the head, a zero behind a text and two address families: 2^-50 by chance. Version 2's and 3's fix version, code (11 of 31) and flags, a small time to live and the
+//! A version 1 header fixes 25 bits of the head, a zero behind a text and two address families: 2^-50 by chance. Version 2's and 3's fix version, code (11 of 31) and the upper flags, a small time to live and the
 //! zeros behind a text: 2^-30 for the longest text, less for each shorter one; random content behind it tells no more, so that
 //! text of one letter is refused. What makes it likely is the same community again (2^-64 against its number) in several
 //! packets, and certain the same from both sides; other text protocols that begin so would have to keep all that.
@@ -50,7 +50,7 @@ static ABOUT: About = About {
     specification: "n2n.h (version 1), n2n_wire.h (versions 2 and 3)",
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
-    out_of_sight: "header encryption (version 3, option -H); versions 2 and 3 were never checked against a recording",
+    out_of_sight: "header encryption (version 3, option -H); version 2 was never checked against a recording",
     codes: &[&REGISTER, &PACKET],
 };
 
@@ -125,12 +125,13 @@ fn version_2(version: u8, segment: &Segment<'_>) -> Option<Header> {
     let end = if version == 2 { 20 } else { 24 };
     let community = community(version, segment.payload.get(4..end)?, true)?;
     let code = flags & !FLAGS;
-    let most = if version == 2 { 7 } else { 11 };
+    // Version 3 put UNREGISTER_SUPER (6) between REGISTER_SUPER and its answers.
+    let (most, answer) = if version == 2 { (10, 6) } else { (11, 7) };
     if !(1..=most).contains(&code) || segment.payload_len < SHORTEST_V2 {
         return None;
     }
     // REGISTER, REGISTER_ACK, REGISTER_SUPER and its answer.
-    Some(Header { community, registers: matches!(code, 1 | 4 | 5 | 7) })
+    Some(Header { community, registers: matches!(code, 1 | 4 | 5) || code == answer })
 }
 
 /// Fewer letters are as good as none.
@@ -191,13 +192,15 @@ mod tests {
             ("one way", several(&|seed| v1(3, b"lab\0", seed)), level(Confidence::Likely)),
             ("both ways", vec![(Forward, v1(3, b"lab\0", 1)), (Reverse, v1(3, b"lab\0", 2)), (Forward, v1(3, b"lab\0", 3)), (Reverse, v1(3, b"lab\0", 4))], level(Confidence::Certain)),
             ("communities that change", (b'a'..b'p').map(|letter| (Forward, v1(3, &[letter, letter, 0], 1))).collect(), level(Confidence::Possible)),
-            ("version 2", vec![(Forward, later(2, 5, b"lab", 1)), (Reverse, later(2, 0x27, b"lab", 2))], level(Confidence::Certain)),
+            ("version 2", vec![(Forward, later(2, 5, b"lab", 1)), (Reverse, later(2, 0x26, b"lab", 2))], level(Confidence::Certain)),
+            ("version 2, refused", vec![(Forward, later(2, 5, b"lab", 1)), (Reverse, later(2, 0x27, b"lab", 2))], level(Confidence::Possible)),
+            ("version 3", vec![(Forward, later(3, 5, b"lab", 1)), (Reverse, later(3, 0x27, b"lab", 2))], level(Confidence::Certain)),
             ("version 3, one way", several(&|seed| later(3, 3, b"lab", seed)), level(Confidence::Likely)),
             ("no name", several(&|seed| later(3, 3, b"", seed)), None),
             ("a name of one letter", several(&|seed| later(3, 3, b"l", seed)), None),
             ("a name without an end", several(&|seed| later(2, 3, b"abcdefghijklmnop", seed)), None),
             ("octets behind the name", several(&|seed| later(2, 3, b"ab\0\0c", seed)), None),
-            ("unknown code", several(&|seed| later(2, 8, b"lab", seed)), None),
+            ("unknown code", [several(&|seed| later(2, 11, b"lab", seed)), several(&|seed| later(3, 12, b"lab", seed))].concat(), None),
             ("version 4", several(&|seed| later(4, 3, b"lab", seed)), None),
             ("no IPv4 address", vec![(Forward, family); 5], None),
             ("STUN", vec![(Forward, stun); 5], None),
