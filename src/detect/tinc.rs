@@ -1,5 +1,5 @@
 //! Turns TCP payloads and UDP datagrams into evidence of tinc 1.0 (tinc manual, chapter "The tinc protocol",
-//! <https://www.tinc-vpn.org/documentation/>; protocol version 17).
+//! <https://www.tinc-vpn.org/documentation/>; protocol version 17) and 1.1 (`net_packet.c`, `sptps.c`; version 17.7).
 //!
 //! The meta protocol, over TCP, is lines of text until both sides hold keys, then a cipher without structure:
 //!
@@ -16,18 +16,30 @@
 //! | 4 | 12 | Ethernet addresses; zero from a tun device |
 //! | 16 | 2 | EtherType, then the packet, then a MAC (4 octets unless told otherwise) |
 //!
+//! A packet of 1.1, over UDP:
+//!
+//! | offset | octets | field |
+//! |---|---|---|
+//! | 0 | 6 | the receiver's identifier, zero from one neighbour to another |
+//! | 6 | 6 | the sender's identifier, a hash of its name |
+//! | 12 | 4 | sequence number |
+//! | 16 | | encrypted type and packet, tag (16) |
+//!
 //! An ID line fixes 6 octets and the alphabet of the rest (below 2^-50 for random octets), a METAKEY line the places of
 //! five numbers and at least 8 hexadecimal digits (below 2^-50); two of different names or keys, one from either side, are
-//! certain. Packets in clear fix 14 octets and a checksum (2^-128) and count. Encrypted packets show one thing: whole
+//! certain. Packets of 1.1 fix six zeros (2^-48), each that follows six octets more and its number (2^-75), over ciphertext that
+//! does not repeat itself: several in one direction are likely, with another identifier in the other certain. Packets in
+//! clear fix 14 octets and a checksum (2^-128) and count. Encrypted packets show one thing: whole
 //! blocks of 16 octets and a MAC of 4. Lengths and a port are no sign of who speaks: on tinc's own port they are possible,
 //! elsewhere they get no name.
 
 use super::inner::{self, Inner};
+use super::sequence::{Content, Step};
 use super::text::{digits, number_of};
 use super::{
     About, Begin, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, SlotId,
 };
-use crate::wire::cursor::u32_at;
+use crate::wire::cursor::{u32_at, u64_at};
 
 /// tinc over TCP and UDP.
 #[derive(Debug)]
@@ -54,6 +66,13 @@ static CLEAR: Code = Code {
     phase: Phase::Data,
 };
 
+static SPTPS: Code = Code {
+    name: "tinc.sptps",
+    meaning: "packets of tinc 1.1 from one sender's identifier straight to its neighbour, whose sequence number counts; value: that identifier",
+    clause: "tinc 1.1 net_packet.c, SPTPS packets over UDP",
+    phase: Phase::Data,
+};
+
 static BLOCKS: Code = Code {
     name: "tinc.blocks",
     meaning: "on tinc's port, nothing but lengths of whole cipher blocks and a MAC of 4 octets; value: octets of the packet",
@@ -69,14 +88,15 @@ static ABOUT: About = About {
         Begin::Octets("30 20"),
         Begin::Octets("31 20"),
         Begin::Octets(".. .. .. .. 0000000. 00 00 00"),
+        Begin::Octets("00 00 00 00 00 00"),
         Begin::Port(PORT),
     ],
-    recognises: "ID and METAKEY lines of the meta connection; packets in clear by sequence and inner header; on port 655 encrypted packets by their lengths, as possible",
-    specification: "tinc 1.0 manual, The tinc protocol",
-    midstream: Some(Confidence::Possible),
+    recognises: "ID and METAKEY lines of the meta connection; packets in clear by sequence and inner header; tinc 1.1's by identifier and sequence; on port 655 those of 1.0 by their lengths, as possible",
+    specification: "tinc 1.0 manual, The tinc protocol; tinc 1.1 net_packet.c",
+    midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
-    out_of_sight: "a meta connection after its first two lines; encrypted packets, which show only their lengths; tinc 1.1's packets",
-    codes: &[&ID, &METAKEY, &CLEAR, &BLOCKS],
+    out_of_sight: "a meta connection after its first two lines; encrypted packets of 1.0, which show only their lengths; packets of 1.1 through a third node or over TCP",
+    codes: &[&ID, &METAKEY, &CLEAR, &SPTPS, &BLOCKS],
 };
 
 impl Detector for Tinc {
@@ -89,6 +109,9 @@ impl Detector for Tinc {
         match (segment.carrier, segment.payload) {
             (Carrier::Tcp { .. }, [b'0' | b'1', b' ', ..]) => meta(segment, findings),
             (Carrier::Udp, [_, _, _, _, 0 | 1, 0, 0, 0, ..]) if clear(segment, findings) => {}
+            (Carrier::Udp, [0, 0, 0, 0, 0, 0, sender @ .., _, _, _, _]) if sender.len() >= 6 => {
+                sptps(segment, findings);
+            }
             (Carrier::Udp, _) if segment.ports.contains(&PORT) => blocks(segment, findings),
             _ => {}
         }
@@ -188,6 +211,33 @@ fn clear(segment: &Segment<'_>, findings: &mut Findings) -> bool {
     true
 }
 
+/// Packets of 1.1 that count before one direction is likely.
+const LIKELY_SPTPS: u32 = 4;
+/// The same in either direction before it is certain.
+const CERTAIN_SPTPS: u32 = 3;
+/// Identifiers, number, type and tag.
+const SHORTEST_SPTPS: u32 = 6 + 6 + 4 + 1 + 16;
+
+fn sptps(segment: &Segment<'_>, findings: &mut Findings) {
+    let (Some(sender), Some(sequence)) = (u64_at(segment.payload, 4), u32_at(segment.payload, 12)) else { return };
+    // A hash: with zero octets around, two zeros in it are a number rather.
+    let is_identifier = sender.to_be_bytes().into_iter().map(|octet| u32::from(octet == 0)).sum::<u32>() <= 3;
+    if !is_identifier || segment.payload_len < SHORTEST_SPTPS {
+        return;
+    }
+    let there = *findings.slot(SlotId::Tinc, segment.direction.opposite());
+    let slot = findings.slot(SlotId::Tinc, segment.direction);
+    let text = Content::Encrypted(segment.payload.get(16..).unwrap_or_default());
+    let step = slot.step(sender, sequence.into(), text);
+    let confidence = match (step, slot.hits, there.hits) {
+        (Step::Counted, CERTAIN_SPTPS.., CERTAIN_SPTPS..) if there.a != sender => Confidence::Certain,
+        (Step::Counted, LIKELY_SPTPS.., _) => Confidence::Likely,
+        (Step::Counted, ..) => Confidence::Possible,
+        _ => return,
+    };
+    findings.add(segment, Protocol::Tinc, &SPTPS, confidence, sender);
+}
+
 /// IANA: tinc.
 const PORT: u16 = 655;
 /// AES's block, and the MAC behind the blocks.
@@ -215,7 +265,7 @@ fn blocks(segment: &Segment<'_>, findings: &mut Findings) {
 mod tests {
     use super::*;
     use crate::detect::inner::tests::ipv4_packet;
-    use crate::detect::tests_support::{alarms, best, segment, udp};
+    use crate::detect::tests_support::{alarms, best, ciphertext, segment, udp};
     use crate::flow::Direction::{self, Forward, Reverse};
     use crate::wire::TcpFlags;
 
@@ -298,11 +348,49 @@ mod tests {
     }
 
     #[test]
+    fn packets_of_1_1() {
+        const HERE: [u8; 6] = [0x0b, 0xab, 0xe5, 0xea, 0x84, 0xdc];
+        const THERE: [u8; 6] = [0xc5, 0x88, 0x8a, 0x30, 0x27, 0x17];
+        let level = |confidence| Some((Protocol::Tinc, confidence));
+        let packet = |sender: [u8; 6], sequence: u32| {
+            [
+                &[0; 6][..],
+                &sender,
+                &sequence.to_be_bytes(),
+                &ciphertext(u64::from(sequence) << 8 | u64::from(sender[0]), 40),
+            ]
+            .concat()
+        };
+        let row = |way, sender, count: u32| (1..=count).map(|n| (way, packet(sender, n))).collect::<Vec<_>>();
+        let stamped = (1..20).map(|n| (Forward, [&packet(HERE, n)[..16], &[0x5a; 40]].concat())).collect();
+        #[rustfmt::skip]
+        let cases: Vec<(&str, Vec<(Direction, Vec<u8>)>, _)> = vec![
+            ("one", row(Forward, HERE, 1), None),
+            ("two", row(Forward, HERE, 2), level(Confidence::Possible)),
+            ("one way", row(Forward, HERE, 4), level(Confidence::Likely)),
+            ("both ways", [row(Forward, HERE, 3), row(Reverse, THERE, 3)].concat(), level(Confidence::Certain)),
+            ("an echo", [row(Forward, HERE, 3), row(Reverse, HERE, 3)].concat(), level(Confidence::Possible)),
+            ("through a third node", row(Forward, HERE, 9).into_iter().map(|(way, packet)| (way, [&THERE[..], &packet[6..]].concat())).collect(), None),
+            ("one octet short", row(Forward, HERE, 9).into_iter().map(|(way, packet)| (way, packet[..32].to_vec())).collect(), None),
+            ("a number for an identifier", row(Forward, [0, 0, 0, 0, 1, 7], 9), None),
+            ("content that repeats itself", stamped, None),
+        ];
+        for (name, packets, expected) in cases {
+            let segments: Vec<_> = packets.iter().map(|(way, octets)| udp(*way, octets)).collect();
+            assert_eq!(best(&Tinc, &segments), expected, "{name}");
+        }
+    }
+
+    #[test]
     fn random_octets_raise_no_alarm() {
         let found = alarms(&Tinc, Carrier::Udp, [655, 655], |noise| {
             let len = 36 + noise.below(1200) as usize;
             let mut octets = noise.octets(len);
-            octets[5..12].fill(0);
+            if noise.below(2) == 0 {
+                octets[5..12].fill(0);
+            } else {
+                octets[..6].fill(0);
+            }
             octets
         });
         assert_eq!(found, None);
