@@ -35,6 +35,10 @@ pub struct Evidence {
 pub enum SlotId {
     /// WireGuard data messages.
     Wireguard,
+    /// WireGuard messages whose reserved octets are in use.
+    WireguardReserved,
+    /// An initiation of that kind.
+    WireguardReservedInitiation,
     /// OpenVPN's control channel.
     Openvpn,
     /// OpenVPN's data channel.

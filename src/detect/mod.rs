@@ -33,6 +33,7 @@ mod tinc;
 mod vxlan;
 mod wireguard;
 mod without_tls;
+mod wireguard_reserved;
 
 pub use anyconnect::beside_tls;
 pub use dispatch::{Begin, Dispatch, Set};

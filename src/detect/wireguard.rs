@@ -13,6 +13,7 @@
 //! that does not repeat itself.
 
 use super::sequence::{Content, Step};
+use super::wireguard_reserved::{self, RESERVED, RESERVED_COUNTER};
 use super::{
     About, Begin, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, SlotId,
 };
@@ -67,25 +68,21 @@ static ABOUT: About = About {
     name: "wireguard",
     protocols: &[Protocol::Wireguard],
     carriers: &[CarrierKind::Udp],
-    begins: &[
-        Begin::Octets("01 00 00 00"),
-        Begin::Octets("02 00 00 00"),
-        Begin::Octets("03 00 00 00"),
-        Begin::Octets("04 00 00 00"),
-    ],
-    recognises: "handshake by its indices; data by receiver index and counter",
+    // With an identifier in the reserved octets the type is all that is known.
+    begins: &[Begin::Octets("01"), Begin::Octets("02"), Begin::Octets("03 00 00 00"), Begin::Octets("04")],
+    recognises: "handshake by its indices; data by receiver index and counter; the same with a provider's identifier in the reserved octets",
     specification: "WireGuard whitepaper, section 5.4",
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
-    out_of_sight: "variants that change message types or use the reserved octets",
-    codes: &[&INITIATION, &RESPONSE, &RESPONSE_ALONE, &COOKIE_REPLY, &SESSION, &COUNTER],
+    out_of_sight: "variants that change message types or lengths",
+    codes: &[&INITIATION, &RESPONSE, &RESPONSE_ALONE, &COOKIE_REPLY, &SESSION, &COUNTER, &RESERVED, &RESERVED_COUNTER],
 };
 
 /// Data messages that count in a row before one direction is likely.
-const LIKELY_HITS: u32 = 4;
+pub(super) const LIKELY_HITS: u32 = 4;
 
 /// A session ends before this counter (whitepaper 6.1, REJECT-AFTER-MESSAGES = 2^64 - 2^13 - 1; in practice 2^60 at most).
-const MAX_COUNTER: u64 = 1 << 60;
+pub(super) const MAX_COUNTER: u64 = 1 << 60;
 
 /// Padding stops at the tunnel's MTU (whitepaper 5.4.6), so that only messages clearly below it must end on 16 octets.
 const MTU_LIMITED: u32 = 500;
@@ -97,15 +94,19 @@ impl Detector for Wireguard {
 
     #[inline]
     fn inspect(&self, segment: &Segment<'_>, findings: &mut Findings) {
-        let [kind @ 1..=4, 0, 0, 0, rest @ ..] = segment.payload else { return };
+        let [kind @ 1..=4, one, two, three, rest @ ..] = segment.payload else { return };
         if segment.carrier != Carrier::Udp {
+            return;
+        }
+        if (one | two | three) != 0 {
+            wireguard_reserved::inspect(*kind, rest, segment, findings);
             return;
         }
         match (kind, segment.payload_len) {
             (1, 148) => initiation(rest, segment, findings),
             (2, 92) => response(rest, segment, findings),
             (3, 64) => cookie_reply(rest, segment, findings),
-            (4, 32..) if segment.payload_len.is_multiple_of(16) || segment.payload_len >= MTU_LIMITED => {
+            (4, len) if is_data_len(len) => {
                 data(rest, segment, findings);
             }
             _ => {}
@@ -113,7 +114,12 @@ impl Detector for Wireguard {
     }
 }
 
-fn index_at(octets: &[u8], offset: usize) -> Option<u64> {
+/// Header and tag at least, padded (whitepaper 5.4.6).
+pub(super) const fn is_data_len(len: u32) -> bool {
+    len >= 32 && (len.is_multiple_of(16) || len >= MTU_LIMITED)
+}
+
+pub(super) fn index_at(octets: &[u8], offset: usize) -> Option<u64> {
     Some(u64::from(u32::from_le_bytes(*octets.get(offset..)?.first_chunk()?)))
 }
 
