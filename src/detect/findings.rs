@@ -81,6 +81,10 @@ pub enum SlotId {
     Fastd,
     /// tinc's meta protocol and packets.
     Tinc,
+    /// Tailscale's disco.
+    Tailscale,
+    /// What passes a Tailscale peer relay.
+    TailscaleRelay,
 }
 
 /// Numbers that one family remembers of one direction.

@@ -28,6 +28,7 @@ mod overlay;
 mod pptp_control;
 mod sequence;
 mod softether;
+mod tailscale;
 mod text;
 mod tinc;
 mod vxlan;
@@ -178,6 +179,9 @@ pub enum Protocol {
     /// tinc.
     #[serde(rename = "tinc")]
     Tinc,
+    /// Tailscale's disco, and what passes its peer relays.
+    #[serde(rename = "tailscale")]
+    Tailscale,
 }
 
 impl Protocol {
@@ -216,6 +220,7 @@ impl Protocol {
         Self::N2n,
         Self::Fastd,
         Self::Tinc,
+        Self::Tailscale,
     ];
 
     /// The name in records, approvals and tables.
@@ -255,13 +260,15 @@ impl Protocol {
             Self::N2n => "n2n",
             Self::Fastd => "fastd",
             Self::Tinc => "tinc",
+            Self::Tailscale => "tailscale",
         }
     }
 
     /// Whether a certain finding ends inspection. IKE's does not: on UDP 4500 the ESP that it sets up shares its flow.
+    /// Nor does disco's, whose WireGuard follows on the same flow.
     #[must_use]
     pub const fn settles(self) -> bool {
-        !matches!(self, Self::Ike)
+        !matches!(self, Self::Ike | Self::Tailscale)
     }
 }
 
@@ -416,6 +423,8 @@ pub fn may_open(payload: &[u8], len: u32) -> bool {
         [_, _, _, _, _, _, _, _, 0, 0, 0, 0, 0, 0, 0, 0, _, version, exchange, ..] => {
             matches!((version, exchange), (0x20, 34) | (0x10, 2 | 4))
         }
+        // Tailscale: a disco ping.
+        [0x54, 0x53, 0xf0, 0x9f, 0x92, 0xac, ..] => len >= 92,
         _ => false,
     }
 }
@@ -451,6 +460,7 @@ pub const REGISTRY: &[&dyn Detector] = &[
     &n2n::N2n,
     &fastd::Fastd,
     &tinc::Tinc,
+    &tailscale::Tailscale,
 ];
 
 #[cfg(test)]
