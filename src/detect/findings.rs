@@ -85,6 +85,8 @@ pub enum SlotId {
     Tailscale,
     /// What passes a Tailscale peer relay.
     TailscaleRelay,
+    /// ZeroTier's addresses.
+    Zerotier,
 }
 
 /// Numbers that one family remembers of one direction.

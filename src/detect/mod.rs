@@ -35,6 +35,7 @@ mod vxlan;
 mod wireguard;
 mod without_tls;
 mod wireguard_reserved;
+mod zerotier;
 
 pub use anyconnect::beside_tls;
 pub use dispatch::{Begin, Dispatch, Set};
@@ -182,6 +183,9 @@ pub enum Protocol {
     /// Tailscale's disco, and what passes its peer relays.
     #[serde(rename = "tailscale")]
     Tailscale,
+    /// ZeroTier.
+    #[serde(rename = "zerotier")]
+    Zerotier,
 }
 
 impl Protocol {
@@ -221,6 +225,7 @@ impl Protocol {
         Self::Fastd,
         Self::Tinc,
         Self::Tailscale,
+        Self::Zerotier,
     ];
 
     /// The name in records, approvals and tables.
@@ -261,6 +266,7 @@ impl Protocol {
             Self::Fastd => "fastd",
             Self::Tinc => "tinc",
             Self::Tailscale => "tailscale",
+            Self::Zerotier => "zerotier",
         }
     }
 
@@ -425,6 +431,8 @@ pub fn may_open(payload: &[u8], len: u32) -> bool {
         }
         // Tailscale: a disco ping.
         [0x54, 0x53, 0xf0, 0x9f, 0x92, 0xac, ..] => len >= 92,
+        // ZeroTier: a HELLO, verb 1 without a cipher, in which the sender's address comes twice.
+        _ if len >= 112 && payload.get(27) == Some(&1) => payload.get(13..18) == payload.get(41..46),
         _ => false,
     }
 }
@@ -461,6 +469,7 @@ pub const REGISTRY: &[&dyn Detector] = &[
     &fastd::Fastd,
     &tinc::Tinc,
     &tailscale::Tailscale,
+    &zerotier::Zerotier,
 ];
 
 #[cfg(test)]
