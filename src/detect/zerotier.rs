@@ -23,7 +23,9 @@
 //! address and the type: below 2^-70 by chance; a packet back between the same two addresses (2^-80) makes it certain. Other packets
 //! show only their addresses: ten octets that stay the same (2^-80 a packet) between an identifier and a MAC that never do,
 //! and in the other direction the same ten with the halves swapped. That swap is certain after three packets each
-//! way. One direction alone is likely after eight, by which time every octet of the MAC must have changed. Since hashes do not
+//! way. One direction alone is likely after eight, by which time every octet of the MAC must have changed; none of them may
+//! name another cipher than those two that all but HELLO use (2^-2 each), and no octet of the addresses may be zero, as
+//! numbers have them. Since hashes do not
 //! look like numbers or text, an address of fewer than three different octets is none (a real one: once in 10^6).
 
 use super::{
@@ -60,10 +62,11 @@ static ABOUT: About = About {
     name: "zerotier",
     protocols: &[Protocol::Zerotier],
     carriers: &[CarrierKind::Udp],
-    // Straight from its sender, under a cipher with a MAC; a flow that is known may show others.
+    // A packet straight from its sender under one of the two ciphers, or a HELLO's verb and version; a flow that is known
+    // may show others.
     begins: &[
-        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. ..00.000"),
-        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. ..011000"),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. ..0.1000"),
+        Begin::Octets(".. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. .. 01 000....."),
     ],
     recognises: "HELLO by the sender's address in header and identity; any packets by their pair of addresses, swapped on the way back",
     specification: "ZeroTierOne Packet.hpp (protocol versions 4 to 13)",
@@ -94,10 +97,10 @@ impl Detector for Zerotier {
             return;
         }
         let Some(header) = Header::of(segment.payload) else { return };
-        if header.is_hello(segment) {
-            hello(&header, segment, findings);
-        } else {
-            series(&header, segment, findings);
+        match header.cipher {
+            0 if header.is_hello(segment) => hello(&header, segment, findings),
+            1 | 3 => series(&header, segment, findings),
+            _ => refute(&header, segment, findings),
         }
     }
 }
@@ -118,8 +121,7 @@ impl Header {
         let (receiver, sender) = (addresses.get(..5)?, addresses.get(5..10)?);
         let cipher = addresses.get(10)? >> 3 & 7;
         // 0xff begins no address: it marks fragments (ZT_ADDRESS_RESERVED_PREFIX).
-        let right = matches!(cipher, 0 | 1 | 3)
-            && receiver != sender
+        let right = receiver != sender
             && receiver.first() != Some(&0xff)
             && sender.first() != Some(&0xff)
             && looks_hashed(receiver)
@@ -136,8 +138,7 @@ impl Header {
 
     fn is_hello(&self, segment: &Segment<'_>) -> bool {
         let octets = segment.payload;
-        self.cipher == 0
-            && matches!(octets.get(27..29), Some([1, 4..=31]))
+        matches!(octets.get(27..29), Some([1, 4..=31]))
             // Six octets of milliseconds last until the year 10889.
             && octets.get(33..35) == Some(&[0, 0])
             && octets.get(41..46).is_some_and(|address| number(address) == self.sender)
@@ -206,6 +207,19 @@ fn changed(one: u64, other: u64) -> u32 {
     (one ^ other).to_be_bytes().iter().fold(0, |bits, octet| bits << 1 | u32::from(*octet != 0))
 }
 
+/// Under no cipher and no HELLO, or under an unknown one: nothing that the pair's node sends.
+fn refute(header: &Header, segment: &Segment<'_>, findings: &mut Findings) {
+    let slot = findings.slot(SlotId::Zerotier, segment.direction);
+    if is_of(slot.a, slot.b, header) {
+        *slot = super::Slot::default();
+    }
+}
+
+/// Whether an octet of the lowest five is zero.
+fn has_zero(address: u64) -> bool {
+    address.to_be_bytes().iter().skip(3).any(|octet| *octet == 0)
+}
+
 /// Every octet of the MAC was another once.
 const ALL_CHANGED: u32 = 0xff;
 
@@ -241,7 +255,9 @@ fn series(header: &Header, segment: &Segment<'_>, findings: &mut Findings) {
     let said_hello = findings.of(&HELLO, segment.direction).is_some_and(|found| found.last_value == header.sender);
     let confidence = match hits {
         CERTAIN_HITS.. if is_answered && there.hits >= CERTAIN_HITS => Confidence::Certain,
-        LIKELY_HITS.. if mask == ALL_CHANGED => Confidence::Likely,
+        LIKELY_HITS.. if mask == ALL_CHANGED && !has_zero(header.sender) && !has_zero(header.receiver) => {
+            Confidence::Likely
+        }
         _ if said_hello => Confidence::Likely,
         POSSIBLE_HITS.. => Confidence::Possible,
         _ => return,
@@ -288,7 +304,7 @@ mod tests {
         let with = |receiver, sender| (1..20).map(|n| (Forward, packet(n, receiver, sender, 8))).collect::<Vec<_>>();
         // Two contributing sources of RTP stand where the addresses do, but reach into the MAC.
         let rtp = |n: u8| {
-            [&[0x82, 0x60, 0, n, 0, 0, n, 1, 1, 2, 3, 4, 9, 8, 7, 6, 5, 4, 3, 2][..], &ciphertext(n.into(), 99)]
+            [&[0x82, 0x60, 0, n, 0, 0, n, 1, 1, 2, 3, 4, 9, 8, 7, 6, 5, 4, 0x0b, 2][..], &ciphertext(n.into(), 99)]
                 .concat()
         };
         let quic = |n: u8| [&[0x40 | n & 3][..], &ciphertext(1, 20), &ciphertext(n.into(), 99)].concat();
@@ -317,6 +333,8 @@ mod tests {
             ("fragments only", vec![(Forward, fragment.clone()); 20], None),
             ("the same packet", vec![(Forward, packet(1, THERE, HERE, 8)); 20], None),
             ("an identifier that stays", (1..20).map(|n| (Forward, [&packet(1, THERE, HERE, 8)[..19], &ciphertext(n, 60)].concat())).collect(), None),
+            ("ciphers that change", (0..20).map(|n| (Forward, packet(n + 1, THERE, HERE, (n as u8 % 4) << 3))).collect(), None),
+            ("an address with a zero", with([0x77, 0, 0xde, 0x71, 0x90], HERE), level(Confidence::Possible)),
             ("an unknown cipher", (1..20).map(|n| (Forward, packet(n, THERE, HERE, 0x20))).collect(), None),
             ("an address of one octet", with([0, 0, 0, 0, 1], HERE), None),
             ("addresses that change", (1..20).map(|n| (Forward, packet(n, [1, 2, 3, 4, n as u8 + 9], HERE, 8))).collect(), None),
