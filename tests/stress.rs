@@ -121,7 +121,7 @@ impl Stress {
         match (self, protocol) {
             (Self::OtherIpVersion, Protocol::Ipip) => Protocol::FourInSix,
             (Self::OtherIpVersion, Protocol::FourInSix) => Protocol::Ipip,
-            (Self::OtherIpVersion, Protocol::SixInFour) => Protocol::SixInSix,
+            (Self::OtherIpVersion, Protocol::SixInFour | Protocol::SixToFour | Protocol::Isatap) => Protocol::SixInSix,
             (Self::OtherIpVersion, Protocol::SixInSix) => Protocol::SixInFour,
             _ => protocol,
         }

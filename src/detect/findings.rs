@@ -67,6 +67,8 @@ pub enum SlotId {
     Gre,
     /// Inner packets of encapsulations without a counter.
     Inner,
+    /// The IPv4 address inside IPv6 addresses of 6to4 and ISATAP.
+    Embedded,
     /// Overlays without a set-up: bits of chance ruled out so far.
     Overlay,
     /// L2TP's control connection.

@@ -132,6 +132,12 @@ pub enum Protocol {
     /// IPv6 in IPv6.
     #[serde(rename = "6in6")]
     SixInSix,
+    /// 6to4.
+    #[serde(rename = "6to4")]
+    SixToFour,
+    /// ISATAP.
+    #[serde(rename = "isatap")]
+    Isatap,
     /// VXLAN and VXLAN-GPE.
     #[serde(rename = "vxlan")]
     Vxlan,
@@ -208,6 +214,8 @@ impl Protocol {
         Self::SixInFour,
         Self::FourInSix,
         Self::SixInSix,
+        Self::SixToFour,
+        Self::Isatap,
         Self::Vxlan,
         Self::Geneve,
         Self::L2tp,
@@ -249,6 +257,8 @@ impl Protocol {
             Self::SixInFour => "6in4",
             Self::FourInSix => "4in6",
             Self::SixInSix => "6in6",
+            Self::SixToFour => "6to4",
+            Self::Isatap => "isatap",
             Self::Vxlan => "vxlan",
             Self::Geneve => "geneve",
             Self::L2tp => "l2tp",
