@@ -29,6 +29,7 @@ mod pptp_control;
 mod sequence;
 mod softether;
 mod tailscale;
+mod teredo;
 mod text;
 mod tinc;
 mod vxlan;
@@ -174,6 +175,9 @@ pub enum Protocol {
     /// IP bare in UDP: foo over UDP, GUE variant 1.
     #[serde(rename = "fou")]
     Fou,
+    /// Teredo.
+    #[serde(rename = "teredo")]
+    Teredo,
     /// Nebula.
     #[serde(rename = "nebula")]
     Nebula,
@@ -228,6 +232,7 @@ impl Protocol {
         Self::GreInUdp,
         Self::Gue,
         Self::Fou,
+        Self::Teredo,
         Self::Nebula,
         Self::N2n,
         Self::Fastd,
@@ -271,6 +276,7 @@ impl Protocol {
             Self::GreInUdp => "gre-in-udp",
             Self::Gue => "gue",
             Self::Fou => "fou",
+            Self::Teredo => "teredo",
             Self::Nebula => "nebula",
             Self::N2n => "n2n",
             Self::Fastd => "fastd",
@@ -473,6 +479,7 @@ pub const REGISTRY: &[&dyn Detector] = &[
     &gre_udp::GreInUdp,
     &gue::Gue,
     &gue::Fou,
+    &teredo::Teredo,
     &mpls::MplsInUdp,
     &nebula::Nebula,
     &n2n::N2n,
