@@ -19,6 +19,7 @@ mod inner;
 mod ipcomp;
 mod ipip;
 mod l2tp;
+mod lisp;
 mod mpls;
 mod n2n;
 mod nebula;
@@ -145,6 +146,9 @@ pub enum Protocol {
     /// Geneve.
     #[serde(rename = "geneve")]
     Geneve,
+    /// LISP, data and control.
+    #[serde(rename = "lisp")]
+    Lisp,
     /// L2TP, versions 2 and 3.
     #[serde(rename = "l2tp")]
     L2tp,
@@ -222,6 +226,7 @@ impl Protocol {
         Self::Isatap,
         Self::Vxlan,
         Self::Geneve,
+        Self::Lisp,
         Self::L2tp,
         Self::GtpU,
         Self::GtpC,
@@ -266,6 +271,7 @@ impl Protocol {
             Self::Isatap => "isatap",
             Self::Vxlan => "vxlan",
             Self::Geneve => "geneve",
+            Self::Lisp => "lisp",
             Self::L2tp => "l2tp",
             Self::GtpU => "gtp-u",
             Self::GtpC => "gtp-c",
@@ -471,6 +477,7 @@ pub const REGISTRY: &[&dyn Detector] = &[
     &ipip::IpInIp,
     &vxlan::Vxlan,
     &geneve::Geneve,
+    &lisp::Lisp,
     &l2tp::L2tp,
     &gtp::Gtp,
     &etherip::EtherIp,
