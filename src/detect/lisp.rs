@@ -127,12 +127,9 @@ const KEY: u32 = 0x0300_0000;
 fn flags_fit(one: u32, two: u32) -> bool {
     let has = |flag: u32| one & flag != 0;
     let first = one & 0x00ff_ffff;
-    !has(RESERVED)
-        && !has(KEY)
-        && !(has(ECHO) && !has(NONCE))
-        && !(has(VERSION) && has(NONCE))
-        && (has(NONCE) || has(VERSION) || first == 0)
-        && (has(STATUS) || has(INSTANCE) || two == 0)
+    let excluded = has(RESERVED | KEY) || (has(ECHO) && !has(NONCE)) || (has(VERSION) && has(NONCE));
+    let filled = (first == 0 || has(NONCE | VERSION)) && (two == 0 || has(STATUS | INSTANCE));
+    filled && !excluded
 }
 
 /// What a control message does.

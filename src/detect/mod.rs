@@ -4,6 +4,7 @@
 //! and a small fixed slot per direction for sequence checks, both in [`Findings`].
 
 mod anyconnect;
+mod capwap;
 mod dispatch;
 mod esp;
 mod etherip;
@@ -149,6 +150,9 @@ pub enum Protocol {
     /// LISP, data and control.
     #[serde(rename = "lisp")]
     Lisp,
+    /// CAPWAP, control and data.
+    #[serde(rename = "capwap")]
+    Capwap,
     /// L2TP, versions 2 and 3.
     #[serde(rename = "l2tp")]
     L2tp,
@@ -227,6 +231,7 @@ impl Protocol {
         Self::Vxlan,
         Self::Geneve,
         Self::Lisp,
+        Self::Capwap,
         Self::L2tp,
         Self::GtpU,
         Self::GtpC,
@@ -272,6 +277,7 @@ impl Protocol {
             Self::Vxlan => "vxlan",
             Self::Geneve => "geneve",
             Self::Lisp => "lisp",
+            Self::Capwap => "capwap",
             Self::L2tp => "l2tp",
             Self::GtpU => "gtp-u",
             Self::GtpC => "gtp-c",
@@ -478,6 +484,7 @@ pub const REGISTRY: &[&dyn Detector] = &[
     &vxlan::Vxlan,
     &geneve::Geneve,
     &lisp::Lisp,
+    &capwap::Capwap,
     &l2tp::L2tp,
     &gtp::Gtp,
     &etherip::EtherIp,

@@ -178,7 +178,7 @@ fn qualification(headers: &Headers, packet: &[u8], segment: &Segment<'_>, findin
     findings.add(segment, Protocol::Teredo, code, confidence, nonce);
 }
 
-/// RFC 4291 2.7.1: ff02::2.
+/// RFC 4291 2.7.1: `ff02::2`.
 const ALL_ROUTERS: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
 
 #[cfg(test)]
