@@ -106,10 +106,17 @@ class Link:
     def down(self):
         self.server.run("ip", "link", "set", "eth0", "down")
         # The client's end notices up to a second later, and what is sent into the void is captured all the same
-        # (strongSwan answers the change of a link with MOBIKE): without an address it sends nothing.
-        self.client.run("ip", "address", "flush", "dev", "eth0")
+        # (strongSwan answers the change of a link with MOBIKE): without an address, inside or outside, it sends nothing.
+        self.client.run("ip", "address", "flush", "scope", "global")
 
 
 def ping(host, address, count=3):
     """Traffic inside a tunnel."""
     host.run("ping", "-c", count, "-i", "0.1", "-W", "2", "-s", "300", address)
+
+
+def reach(host, address):
+    """Waits until the other end of a tunnel answers."""
+    once = ["ping", "-c", "1", "-W", "1", address]
+    until(f"an answer from {address}", lambda: host.run(*once, check=False).returncode == 0)
+    ping(host, address)

@@ -1,6 +1,6 @@
 """What the lab plays: a module a family of software."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Callable
 
 from link import Link
@@ -18,6 +18,8 @@ class Tunnel:
     flows: dict[tuple[int, int | None], tuple[str, int]]
     # Address of the server that an approval names.
     peer: str
+    # Flows of its that show one sign at most: they must be there, and `other`.
+    weak: set[tuple[int, int]] = field(default_factory=set)
 
 
 @dataclass
@@ -30,4 +32,4 @@ class Benign:
     flows: set[tuple[int, int]]
 
 
-TCP, UDP = 6, 17
+TCP, UDP, GRE = 6, 17, 47
