@@ -21,6 +21,16 @@ pub(super) enum Family {
     Gtp,
     /// tinc's meta connection, and its packets.
     Tinc,
+    /// Tailscale's disco, and the `WireGuard` that it finds ways for.
+    Wireguard,
+    /// `AnyConnect`'s channels.
+    AnyConnect,
+    /// LISP's control messages, and its data.
+    Lisp,
+    /// CAPWAP's control and data channels.
+    Capwap,
+    /// `SoftEther`'s channels.
+    SoftEther,
 }
 
 impl Family {
@@ -30,6 +40,11 @@ impl Family {
             Protocol::Pptp => Some(Self::Pptp),
             Protocol::GtpC | Protocol::GtpU => Some(Self::Gtp),
             Protocol::Tinc => Some(Self::Tinc),
+            Protocol::Tailscale | Protocol::Wireguard => Some(Self::Wireguard),
+            Protocol::AnyConnect => Some(Self::AnyConnect),
+            Protocol::Lisp => Some(Self::Lisp),
+            Protocol::Capwap => Some(Self::Capwap),
+            Protocol::SoftEther => Some(Self::SoftEther),
             _ => None,
         }
     }

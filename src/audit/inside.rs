@@ -59,9 +59,16 @@ const GRE: u8 = 47;
 pub(super) fn encapsulation(detection: Option<Detection>) -> Option<Encapsulation> {
     let detection = detection.filter(|detection| detection.confidence >= Confidence::Likely)?;
     Some(match detection.protocol {
-        Protocol::Ipip | Protocol::SixInFour | Protocol::FourInSix | Protocol::SixInSix | Protocol::Fou => {
-            Encapsulation::Ip
-        }
+        Protocol::Ipip
+        | Protocol::SixInFour
+        | Protocol::FourInSix
+        | Protocol::SixInSix
+        | Protocol::SixToFour
+        | Protocol::Isatap
+        | Protocol::Fou => Encapsulation::Ip,
+        Protocol::Lisp => Encapsulation::Lisp,
+        Protocol::Teredo => Encapsulation::Teredo,
+        Protocol::Capwap => Encapsulation::Capwap,
         Protocol::Ah => Encapsulation::Ah,
         Protocol::Gre | Protocol::GreInUdp | Protocol::Nvgre | Protocol::Erspan | Protocol::EoIp | Protocol::Pptp => {
             Encapsulation::Gre

@@ -36,8 +36,8 @@ mod text;
 mod tinc;
 mod vxlan;
 mod wireguard;
-mod without_tls;
 mod wireguard_reserved;
+mod without_tls;
 mod zerotier;
 
 pub use anyconnect::beside_tls;

@@ -13,6 +13,9 @@
 //! | EtherIP | 2 octets | RFC 3378 3 |
 //! | MPLS | labels | RFC 4023, RFC 7510 |
 //! | GUE | 4 octets and more by its length | draft-ietf-intarea-gue 3.1 |
+//! | LISP | 8 octets | RFC 9300 5.1 |
+//! | Teredo | authentication and origin, or nothing | RFC 4380 5.1.1 |
+//! | CAPWAP | a header by its length; Ethernet, or 802.11 with SNAP | RFC 5415 4.3, 4.4.2 |
 
 use super::cursor::{u16_at, u32_at};
 use super::{Frame, LinkType, ParseError, ParsedPacket, Transport, mpls, parse};
@@ -40,6 +43,12 @@ pub enum Encapsulation {
     Mpls,
     /// GUE, variant 0.
     Gue,
+    /// LISP data.
+    Lisp,
+    /// Teredo.
+    Teredo,
+    /// CAPWAP data.
+    Capwap,
 }
 
 /// Where a packet inside begins.
@@ -112,6 +121,9 @@ fn find(encapsulation: Encapsulation, outer: &ParsedPacket<'_>) -> Option<Inside
             let is_packet = first >> 5 == 0 && matches!(octets.get(1), Some(4 | 41));
             is_packet.then(|| ip(4 + usize::from(first & 0x1f) * 4))
         }
+        Encapsulation::Lisp => matches!(octets.get(8)? >> 4, 4 | 6).then_some(ip(8)),
+        Encapsulation::Teredo => teredo(octets),
+        Encapsulation::Capwap => capwap(octets),
     }
 }
 
@@ -258,6 +270,35 @@ fn gtp_u(octets: &[u8]) -> Option<Inside> {
     None
 }
 
+fn teredo(octets: &[u8]) -> Option<Inside> {
+    let mut next = 0;
+    if let [0, 1, id, value, ..] = octets {
+        next = 13 + usize::from(*id) + usize::from(*value);
+    }
+    if octets.get(next..)?.starts_with(&[0, 0]) {
+        next += 8;
+    }
+    (octets.get(next)? >> 4 == 6).then(|| ip(next))
+}
+
+fn capwap(octets: &[u8]) -> Option<Inside> {
+    let &[0, length, flags, more, ..] = octets else { return None };
+    let next = usize::from(length >> 3) * 4;
+    // F: a fragment, whose rest comes apart; K: a keep-alive.
+    if more & 0x88 != 0 {
+        return None;
+    }
+    if flags & 1 == 0 {
+        return Some(ethernet(next, 0));
+    }
+    // IEEE 802.11 9.2.3, 9.2.4: data frames, whose subtypes from 8 on have two octets more for their quality of service.
+    let control = *octets.get(next)?;
+    let header = if control & 0x80 == 0 { 24 } else { 26 };
+    let is_data = control & 0x0c == 0x08 && control & 0x40 == 0;
+    let snap = octets.get(next + header..)?.starts_with(&[0xaa, 0xaa, 3, 0, 0, 0]);
+    (is_data && snap).then(|| typed(u16_at(octets, next + header + 6)?, next + header + 8, 0))?
+}
+
 /// Extension headers of GTP-U that are looked through.
 const MAX_EXTENSIONS: usize = 4;
 
@@ -327,6 +368,15 @@ mod tests {
             ("EtherIP", Encapsulation::EtherIp, &[0x30, 0], eth(2, 0)),
             ("MPLS", Encapsulation::Mpls, &[0, 1, 0x31, 64, 0x45], Some(ip(4))),
             ("GUE", Encapsulation::Gue, &[1, 4, 0, 0], Some(ip(8))),
+            ("LISP", Encapsulation::Lisp, &[0x08, 0, 0, 0, 0, 0, 7, 0, 0x45], Some(ip(8))),
+            ("LISP, control", Encapsulation::Lisp, &[0x10, 0, 0, 1, 0, 0, 0, 0, 1], None),
+            ("Teredo", Encapsulation::Teredo, &[0x60, 0], Some(ip(0))),
+            ("Teredo, origin", Encapsulation::Teredo, &[0, 0, 1, 2, 3, 4, 5, 6, 0x60], Some(ip(8))),
+            ("Teredo, authentication, origin", Encapsulation::Teredo, &[0, 1, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 0x60], Some(ip(21))),
+            ("CAPWAP, Ethernet", Encapsulation::Capwap, &[0, 0x10, 0, 0, 0, 0, 0, 0], eth(8, 0)),
+            ("CAPWAP, keep-alive", Encapsulation::Capwap, &[0, 0x10, 0, 8, 0, 0, 0, 0], None),
+            ("CAPWAP, DTLS", Encapsulation::Capwap, &[1, 0, 0, 0, 22], None),
+            ("CAPWAP, 802.11", Encapsulation::Capwap, &[0, 0x10, 3, 0, 0, 0, 0, 0, 0x08, 1, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 0, 0, 0xaa, 0xaa, 3, 0, 0, 0, 8, 0], Some(ip(40))),
             ("GUE, control", Encapsulation::Gue, &[0x20, 4, 0, 0], None),
         ];
         for (name, encapsulation, octets, expected) in cases {
