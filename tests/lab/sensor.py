@@ -133,12 +133,14 @@ def replay(recording, approvals, workers):
 def answer(records):
     """What must not depend on how the packets came: the last record of each flow, without the file's or process's own."""
     ends = [record for record in records if record["kind"] == "end"]
+    communities = {record["flow_id"]: record["community_id"] for record in ends}
     names = """community_id src_ip src_port dst_ip dst_port proto direction originator_known fwd_packets fwd_octets
         rev_packets rev_octets verdict reason tunnel confidence midstream spi gre_key policy_revision""".split()
     return sorted(
         [json.dumps({name: record[name] for name in names} | {
             "evidence": [[sign["code"], sign["direction"], sign["value"], sign["count"]] for sign in record["evidence"]],
             "approval": record["approval"] and record["approval"]["id"],
+            "outer": communities.get(record["outer_flow_id"]),
         }) for record in ends]
     )
 

@@ -20,6 +20,8 @@ class Tunnel:
     peer: str
     # Flows of its that show one sign at most: they must be there, and `other`.
     weak: set[tuple[int, int]] = field(default_factory=set)
+    # Without encryption: the flow of a ping inside must have records of its own, which name one of `flows` as their outer.
+    is_open: bool = False
 
 
 @dataclass

@@ -89,11 +89,17 @@ ggsn lab
 
 
 ALL = [
-    Tunnel("vxlan-kernel", vxlan, {(UDP, 4789): ("vxlan", 4)}, SERVER4),
+    Tunnel("vxlan-kernel", vxlan, {(UDP, 4789): ("vxlan", 4)}, SERVER4, is_open=True),
     *(
-        Tunnel(f"{kind}-open-vswitch", lambda link, kind=kind: open_vswitch(link, kind), {flow: (kind, 4)}, SERVER4)
+        Tunnel(
+            name=f"{kind}-open-vswitch",
+            start=lambda link, kind=kind: open_vswitch(link, kind),
+            flows={flow: (kind, 4)},
+            peer=SERVER4,
+            is_open=True,
+        )
         for kind, flow in (("vxlan", (UDP, 4789)), ("geneve", (UDP, 6081)), ("gre", (GRE, None)))
     ),
-    Tunnel("fou-socat", socat, {(UDP, 6000): ("fou", 4)}, SERVER4),
-    Tunnel("gtp-osmocom", gtp, {(UDP, 2123): ("gtp-c", 4), (UDP, 2152): ("gtp-u", 4)}, SERVER4),
+    Tunnel("fou-socat", socat, {(UDP, 6000): ("fou", 4)}, SERVER4, is_open=True),
+    Tunnel("gtp-osmocom", gtp, {(UDP, 2123): ("gtp-c", 4), (UDP, 2152): ("gtp-u", 4)}, SERVER4, is_open=True),
 ]

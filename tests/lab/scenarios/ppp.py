@@ -42,7 +42,7 @@ def pptp(link: Link) -> str:
 
 
 ALL = [
-    Tunnel("l2tp-xl2tpd", l2tp, {(UDP, 1701): ("l2tp", 4)}, SERVER4),
+    Tunnel("l2tp-xl2tpd", l2tp, {(UDP, 1701): ("l2tp", 4)}, SERVER4, is_open=True),
     # TCP's own three, the request to start, its reply. LCP, then IPCP, then IP.
-    Tunnel("pptp-pptpd", pptp, {(TCP, 1723): ("pptp", 8), (GRE, None): ("pptp", 20)}, SERVER4),
+    Tunnel("pptp-pptpd", pptp, {(TCP, 1723): ("pptp", 8), (GRE, None): ("pptp", 20)}, SERVER4, is_open=True),
 ]
