@@ -77,6 +77,10 @@ pub struct ApprovalRecord {
     pub reference: Arc<str>,
     /// End of validity.
     pub valid_until: Timestamp,
+    /// What the flow's handshakes say of the keys that the approval pins for this tunnel; null where it pins none.
+    pub identity: Option<Cow<'static, str>>,
+    /// Fingerprint of the pinned key that made one.
+    pub key: Option<Arc<str>>,
 }
 
 /// One line of the log.

@@ -13,5 +13,7 @@ mod commands;
 mod explain;
 #[path = "cli/files.rs"]
 mod files;
+#[path = "cli/identity.rs"]
+mod identity;
 #[path = "cli/replay.rs"]
 mod replay;

@@ -61,10 +61,28 @@ fn the_shipped_example_holds_valid_approvals() {
     let text = shipped("config/approvals.d/example.toml.disabled");
     assert!(approvals(&[("example.toml.disabled", &text)]).unwrap().list.is_empty());
     let approvals = approvals(&[("example.toml", &text)]).unwrap();
-    assert_eq!(approvals.list.len(), 2);
+    assert_eq!(approvals.list.len(), 3);
     assert!(approvals.warnings.is_empty(), "{:?}", approvals.warnings);
-    assert_eq!(approvals.list[1].kind, ApprovalKind::LeasedLine);
+    assert_eq!(approvals.list[1].keys.len(), 1);
+    assert_eq!(approvals.list[2].kind, ApprovalKind::LeasedLine);
     assert_eq!(approvals.list[0].valid_until.to_string(), "2027-07-01T00:00:00.000000000Z");
+}
+
+#[test]
+fn the_shipped_example_shows_every_key() {
+    let text = shipped("config/approvals.d/example.toml.disabled");
+    for table in ["", "identity.", "path."] {
+        let nonsense = format!("{GOOD}{table}qqqqqqqqqqqqqqqq = 1\n");
+        let error = approvals(&[("a.toml", &nonsense)]).unwrap_err();
+        let known = error.split("known here: ").nth(1).unwrap().lines().next().unwrap();
+        for key in known.split(", ") {
+            let shows = |line: &str| {
+                line.trim_start_matches('#').starts_with(&format!("{key} =")) || line.contains(&format!(" {key} = "))
+            };
+            let is_table = text.contains(&format!("[approval.{key}]"));
+            assert!(is_table || text.lines().any(shows), "{table}{key} is not in the example");
+        }
+    }
 }
 
 #[test]

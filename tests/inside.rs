@@ -196,6 +196,7 @@ fn a_path_covers_what_is_inside() {
         ip_protocols: Vec::new(),
         tunnels: Vec::new(),
         path: Path { vlan: Some(100), ..Path::default() },
+        keys: Vec::new(),
     };
     let tagged: Vec<_> =
         frames("benign-dnsmasq-dns").iter().map(in_gre).map(|frame| insert(&frame, &[0x81, 0, 0, 100], 12)).collect();

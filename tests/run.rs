@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
@@ -191,11 +192,80 @@ fn a_reload_judges_open_flows_again_and_a_bad_file_changes_nothing() {
     assert_eq!([&end["fwd_packets"], &end["rev_packets"]], [38, 22], "no packet and no flow is lost over reloads");
 }
 
+/// Keys that come with a reload are asked of the handshakes that follow it: none is kept.
+#[test]
+fn keys_that_are_reloaded_judge_the_next_handshake() {
+    let namespace = Namespace::new("keys");
+    let peer = |identity: &str| {
+        approval("vpn", "a", &format!("valid_until = 2099-12-31\npeers = [\"198.51.100.2\"]\n{identity}"))
+    };
+    let folder = folder(&[("approvals.d/partner.toml", &peer("")), ("approvals.d/open.key", "")]);
+    let file = folder.path().join("approvals.d/partner.toml");
+    let mut daemon = namespace.daemon(folder.path(), &["--interface", "wan0", "--approvals", "approvals.d"]);
+    daemon.says("capturing");
+    let handshake = &frames("wireguard-pinned")[..2];
+    let mut sender = namespace.sender("far0");
+    let reason = |daemon: &Daemon, reason: &str| daemon.record(reason, |record| record["reason"] == reason);
+    sender.send(handshake);
+    reason(&daemon, "approved");
+
+    let secret = folder.path().join("approvals.d/open.key");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&file, peer("identity.openvpn_tls_auth = [\"open.key\"]")).unwrap();
+    daemon.signal("HUP");
+    let said = daemon.says("open.key is open to other users (mode 0644)");
+    assert!(said.contains("ERROR") && said.contains("partner.toml:8:"), "{said}");
+    daemon.says("approvals NOT reloaded");
+
+    let stranger = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    fs::write(&file, peer(&format!("identity.wireguard_public_keys = [\"{stranger}\"]"))).unwrap();
+    daemon.signal("HUP");
+    daemon.says("approvals reloaded");
+    let update = reason(&daemon, "identity_unverified");
+    assert_eq!([&update["verdict"], &update["approval"]["identity"]], ["authorized_leased_line", "unverified"]);
+    sender.send(handshake);
+    let update = reason(&daemon, "identity_mismatch");
+    assert_eq!([&update["verdict"], &update["approval"]["identity"]], ["unapproved_vpn_tunnel", "mismatched"]);
+
+    let server = fs::read_to_string(capture("wireguard-pinned").with_file_name("keys/server.pub")).unwrap();
+    fs::write(&file, peer(&format!("identity.wireguard_public_keys = [\"{}\"]", server.trim()))).unwrap();
+    daemon.signal("HUP");
+    daemon.says("approvals reloaded");
+    let is_unverified = |record: &&Value| record["reason"] == "identity_unverified";
+    until("unverified again", || (daemon.records().iter().filter(is_unverified).count() == 2).then_some(()));
+    sender.send(handshake);
+    let update = reason(&daemon, "approved_by_key");
+    assert_eq!([&update["verdict"], &update["approval"]["identity"]], ["authorized_leased_line", "verified"]);
+
+    // A key that goes takes its approval along, at once.
+    fs::write(
+        &file,
+        peer(&format!("identity.wireguard_public_keys = [\"{stranger}\"]")).replace("198.51.100.2", "203.0.113.9"),
+    )
+    .unwrap();
+    daemon.signal("HUP");
+    daemon.says("approvals reloaded");
+    reason(&daemon, "no_approval");
+    let records = stop(daemon);
+    let steps: Vec<_> = records.iter().map(|record| record["reason"].as_str().unwrap()).collect();
+    let expected = [
+        "low_confidence",
+        "approved",
+        "identity_unverified",
+        "identity_mismatch",
+        "identity_unverified",
+        "approved_by_key",
+        "no_approval",
+        "no_approval",
+    ];
+    assert_eq!(steps, expected);
+}
+
 /// What `check-config` calls the approvals of a folder.
 fn revision(folder: &tempfile::TempDir) -> String {
     let approvals = folder.path().join("approvals.d");
     let done = run(["check-config".as_ref(), "--approvals".as_ref(), approvals.as_os_str()]).expect(0);
-    done.out.split_once("revision ").unwrap().1.trim().to_owned()
+    done.out.split_once("revision ").unwrap().1.lines().next().unwrap().to_owned()
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What went into the core and what became of it.
 
-use crate::detect::Protocol;
+use crate::detect::{KeyCounts, Protocol};
 use crate::flow::Rank;
 use crate::policy::Label;
 use crate::wire::ParseError;
@@ -81,6 +81,8 @@ pub struct Counters {
     pub table_octets: u64,
     /// Calls of detectors.
     pub inspections: u64,
+    /// Handshakes that were shown to pinned keys.
+    pub keys: KeyCounts,
 }
 
 /// Where a tunnel protocol stands in [`Counters::ended`]; 0 is none.
@@ -133,6 +135,7 @@ impl Counters {
         for (sum, more) in sums {
             *sum += more;
         }
+        self.keys.add(&other.keys);
         for (sum, more) in self.undecodable.iter_mut().zip(other.undecodable) {
             *sum += more;
         }

@@ -130,6 +130,8 @@ pub(super) fn describe(
             owner: Arc::clone(&approval.owner),
             reference: Arc::clone(&approval.reference),
             valid_until: approval.valid_until,
+            identity: verdict.and_then(|verdict| verdict.keys).map(|keys| Cow::Borrowed(keys.name())),
+            key: verdict.and_then(|verdict| verdict.keys?.key()).map(|key| key.to_string().into()),
         }),
         policy_revision: Arc::clone(policy.revision()),
     }

@@ -6,6 +6,7 @@ mod counters;
 mod describe;
 mod inside;
 mod inspection;
+mod keys;
 
 pub use counters::{Counters, Ended, InsideCounters, Tally, tunnel_index};
 pub use inside::{Decapsulation, Mirror};
@@ -18,7 +19,7 @@ use self::case::{Case, File, Marks};
 use self::describe::{FlowName, describe, subject};
 use self::inside::encapsulation;
 use self::inspection::{Inspected, detectors, inspect, wanted};
-use crate::detect::{Carrier, Detection, Dispatch, Findings, Segment, may_open};
+use crate::detect::{Carrier, Checks, Detection, Dispatch, Findings, Segment, may_hold_handshake, may_open};
 use crate::flow::{
     Datagram, Direction, EndReason, Flow, FlowIndex, FlowKey, FlowSettings, FlowTable, Fragments, LINGER, Opener,
     Orphan, Sender,
@@ -77,6 +78,7 @@ pub struct Auditor {
     counters: Counters,
     associations: Associations,
     scratch: Findings,
+    checks: Checks,
     /// The latest time seen.
     now: Timestamp,
 }
@@ -100,6 +102,7 @@ impl Auditor {
             counters: Counters::default(),
             associations: Associations::default(),
             scratch: Findings::default(),
+            checks: Checks::default(),
             now: Timestamp::ZERO,
             settings,
             policy,
@@ -185,6 +188,7 @@ impl Auditor {
             flows_open: self.table.len() as u64,
             table_octets: self.table.octets() as u64,
             fragment_overlaps: self.fragments.overlaps(),
+            keys: *self.checks.counts(),
             ..self.counters.clone()
         }
     }
@@ -293,7 +297,11 @@ impl Auditor {
         let is_wanted = !packet.payload.is_empty()
             && (wanted(&flow.tenant, number)
                 || (is_udp && !flow.tenant.marks.has(Marks::SETTLED) && may_open(packet.payload, packet.payload_len)));
-        let judged = is_wanted && self.show(index, packet, direction);
+        let mut judged = is_wanted && self.show(index, packet, direction);
+        if !self.policy.keyring().is_empty() {
+            let segment = segment(packet, direction);
+            judged |= may_hold_handshake(&segment) && self.check_keys(index, &segment);
+        }
         if opened {
             if let Some(tunnel) = tunnel {
                 self.with_file(index, |file| file.outer = Some(tunnel.id()));
@@ -328,23 +336,7 @@ impl Auditor {
         let Some(flow) = self.table.flow(index) else { return false };
         let is_mid_stream = flow.opener() == Opener::Unknown;
         let detectors = detectors(&self.dispatch, packet, &flow.tenant, is_mid_stream);
-        let (ports, carrier) = match packet.transport {
-            Transport::Udp { src_port, dst_port } => ([src_port, dst_port], Carrier::Udp),
-            Transport::Tcp { src_port, dst_port, seq, flags } => ([src_port, dst_port], Carrier::Tcp { seq, flags }),
-            Transport::None => {
-                ([0; 2], Carrier::Ip { protocol: packet.protocol, outer_v6: packet.version == IpVersion::V6 })
-            }
-        };
-        let segment = Segment {
-            at: packet.at,
-            packet: packet.number,
-            direction,
-            carrier,
-            ports,
-            payload: packet.payload,
-            payload_len: packet.payload_len,
-            is_fragment: packet.fragment.is_some(),
-        };
+        let segment = segment(packet, direction);
         self.counters.inspections += u64::from(detectors.len());
         let interval = self.settings.update_interval;
         let changed = self.table.with_tenant(index, |flow| {
@@ -587,6 +579,27 @@ impl Auditor {
     }
 }
 
+/// A packet's payload, as a detector sees it.
+fn segment<'a>(packet: &ParsedPacket<'a>, direction: Direction) -> Segment<'a> {
+    let (ports, carrier) = match packet.transport {
+        Transport::Udp { src_port, dst_port } => ([src_port, dst_port], Carrier::Udp),
+        Transport::Tcp { src_port, dst_port, seq, flags } => ([src_port, dst_port], Carrier::Tcp { seq, flags }),
+        Transport::None => {
+            ([0; 2], Carrier::Ip { protocol: packet.protocol, outer_v6: packet.version == IpVersion::V6 })
+        }
+    };
+    Segment {
+        at: packet.at,
+        packet: packet.number,
+        direction,
+        carrier,
+        ports,
+        payload: packet.payload,
+        payload_len: packet.payload_len,
+        is_fragment: packet.fragment.is_some(),
+    }
+}
+
 impl File {
     fn new(next_update: Timestamp) -> Self {
         Self {
@@ -610,6 +623,7 @@ fn plain() -> Verdict {
         tunnel: None,
         confidence: None,
         approval: None,
+        keys: None,
         holds_until: Timestamp::MAX,
     }
 }
@@ -620,6 +634,7 @@ fn same(one: &Verdict, other: &Verdict) -> bool {
         && one.reason == other.reason
         && one.tunnel == other.tunnel
         && one.confidence == other.confidence
+        && one.keys == other.keys
         && one.approval.as_ref().map(|approval| &approval.id) == other.approval.as_ref().map(|approval| &approval.id)
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Report;
 use crate::audit::{InsideCounters, Tally, tunnel_index};
-use crate::detect::Protocol;
+use crate::detect::{KeyCounts, Protocol};
 use crate::flow::Rank;
 use crate::policy::Label;
 use crate::wire::ParseError;
@@ -85,6 +85,8 @@ pub struct Summary {
     pub unrecorded_octets: u64,
     /// Memory held for flows, octets.
     pub table_octets: u64,
+    /// Handshakes that were shown to the keys that approvals pin.
+    pub keys: KeyCounts,
 }
 
 impl Summary {
@@ -144,6 +146,7 @@ impl Summary {
             unrecorded: counters.unrecorded,
             unrecorded_octets: counters.unrecorded_octets,
             table_octets: counters.table_octets,
+            keys: counters.keys,
         }
     }
 
@@ -215,6 +218,13 @@ impl fmt::Display for Summary {
                 f,
                 "tunnel   {name:<10} {label:<24} {} flows, {} packets, {} octets",
                 total.flows, total.packets, total.octets
+            )?;
+        }
+        if self.keys != KeyCounts::default() {
+            let KeyCounts { trials, verified, unknown, skipped, cut } = self.keys;
+            writeln!(
+                f,
+                "keys     {trials} tried: {verified} handshake messages verified, {unknown} made with none of their address's, {skipped} not shown to all keys since too many came, {cut} cut short"
             )?;
         }
         write!(f, "records  {} written, {} lost", self.records, self.records_lost)

@@ -49,6 +49,11 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
             )?,
             folder => writeln!(out, "approvals  {}", no_approvals(folder.as_deref()))?,
         }
+        for approval in policy.approvals() {
+            for key in &approval.keys {
+                writeln!(out, "identity   {}: {}", approval.id, key.fingerprint())?;
+            }
+        }
     }
     Ok(())
 }

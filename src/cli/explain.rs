@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use super::replay::{Judging, Lanes, replay};
 use super::{Failure, USAGE};
 use crate::audit::OtherRecords;
-use crate::detect::{Code, Detection, REGISTRY};
+use crate::detect::{Code, Detection, Identity, REGISTRY, Seen};
 use crate::flow::Direction;
 use crate::policy::{Approval, Candidate, Policy, Reason, Subject};
 use crate::record::{Kind, Record};
@@ -266,6 +266,7 @@ fn approvals(record: &Record, policy: &Policy, out: &mut impl Write) -> io::Resu
         protocol,
         confidence,
         midstream: record.midstream,
+        identity: identity(record, policy),
     });
     let candidates = policy.candidates(&subject, detection, record.end);
     if candidates.is_empty() {
@@ -281,9 +282,29 @@ fn approvals(record: &Record, policy: &Policy, out: &mut impl Write) -> io::Resu
     candidates.iter().try_for_each(|candidate| show(candidate, out))
 }
 
+/// What is known of the flow's keys, as its evidence and its reason tell.
+fn identity(record: &Record, policy: &Policy) -> Identity {
+    let keyring = policy.keyring();
+    let mut identity = Identity { keyring: keyring.id(), ..Identity::default() };
+    let is_mismatch = record.reason == Reason::IdentityMismatch;
+    for found in &record.evidence {
+        let Some(seen) = identity.seen.get_mut(found.direction as usize) else { continue };
+        match found.code.split_once('.') {
+            Some((_, "key_unknown")) => *seen = Seen::Unknown(if is_mismatch { u8::MAX } else { 1 }),
+            Some((_, "key_verified")) if !is_mismatch => {
+                let key = keyring.keys().iter().map(|key| key.fingerprint()).find(|key| key.short() == found.value);
+                *seen = key.map_or(*seen, Seen::Key);
+            }
+            _ => {}
+        }
+    }
+    identity
+}
+
 fn show(candidate: &Candidate, out: &mut impl Write) -> io::Result<()> {
     let approval = &candidate.approval;
     let by = match candidate.prefix_len {
+        0 if candidate.is_by_key => "by a key that it pins".to_owned(),
         0 => "by its path".to_owned(),
         length => format!("by its /{length}"),
     };

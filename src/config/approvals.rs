@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use toml::value::{Datetime, Offset};
 
 use super::ConfigError;
+use super::keys::read_keys;
 use super::reader::{Document, Section, Value, into_result, nearest, read};
 use crate::detect::{CarrierKind, Protocol, REGISTRY};
 use crate::policy::{Approval, ApprovalKind, Path as ApprovalPath, PortRange};
@@ -105,11 +106,11 @@ impl Reading {
         } else if top.has("approval") {
             let sections = top.sections("approval").unwrap_or_default();
             for section in &sections {
-                self.approval(section, &document);
+                self.approval(section, &document, path);
             }
             top.finish();
         } else if !table.get_ref().is_empty() {
-            self.approval(&top, &document);
+            self.approval(&top, &document, path);
         } else {
             self.warnings.push(format!("{}: no approval in it", path.display()));
         }
@@ -117,7 +118,7 @@ impl Reading {
         self.problems.extend(document.problems());
     }
 
-    fn approval(&mut self, section: &Section<'_, '_>, document: &Document<'_>) {
+    fn approval(&mut self, section: &Section<'_, '_>, document: &Document<'_>, path: &Path) {
         let place = document.place(section.span().start);
         let id_value = section.required("id", "\"a-name-of-its-own\"");
         let id = id_value.as_ref().and_then(Value::text).map(Arc::<str>::from);
@@ -126,7 +127,7 @@ impl Reading {
         {
             value.wrong(&format_args!("this id is taken at {other}: give each approval its own"));
         }
-        let approval = read_approval(section, id, &place, &mut self.warnings);
+        let approval = read_approval(section, id, path, &place, &mut self.warnings);
         section.finish();
         if let Some(approval) = approval {
             self.by_id.insert(Arc::clone(&approval.id), self.list.len());
@@ -139,6 +140,7 @@ impl Reading {
 fn read_approval(
     section: &Section<'_, '_>,
     id: Option<Arc<str>>,
+    file: &Path,
     place: &str,
     warnings: &mut Vec<String>,
 ) -> Option<Approval> {
@@ -163,13 +165,16 @@ fn read_approval(
     let tunnels = section.value("tunnels").map_or(Some(Vec::new()), |list| list.list(tunnel));
     let path = section.section("path").map_or_else(ApprovalPath::default, |path| read_path(&path));
 
+    let keys = section.section("identity").map_or(Some(Vec::new()), |identity| read_keys(&identity, file));
+
     let is_line_by_path = kind == Some(ApprovalKind::LeasedLine)
         && (path.interface.is_some() || path.vlan.is_some() || path.mpls_label.is_some());
     if let Some([]) = peers.as_deref() {
-        let instead = "write the networks of the approved endpoint; only a leased line whose path names an interface, vlan or mpls_label can do without";
+        let instead = "write the networks of the approved endpoint; only a leased line whose path names an interface, vlan or mpls_label, or an approval with an identity, can do without";
+        let has_keys = keys.as_ref().is_none_or(|keys| !keys.is_empty());
         match &peers_value {
             Some(value) => value.wrong(&instead),
-            None if !is_line_by_path => section.missing("peers", &instead),
+            None if !is_line_by_path && !has_keys => section.missing("peers", &instead),
             None => {}
         }
     }
@@ -186,6 +191,7 @@ fn read_approval(
         ip_protocols: ip_protocols?,
         tunnels: tunnels?,
         path,
+        keys: keys?,
     };
     warn(&approval, is_line_by_path, place, warnings);
     Some(approval)
@@ -227,6 +233,16 @@ fn warn(approval: &Approval, is_line_by_path: bool, place: &str, warnings: &mut 
     };
     if !approval.ports.is_empty() && !approval.tunnels.is_empty() && approval.tunnels.iter().all(portless) {
         warn("its tunnels have no ports, so that nothing fits its ports");
+    }
+    for key in &approval.keys {
+        let protocol = key.fingerprint().kind().protocol();
+        if !approval.tunnels.is_empty() && !approval.tunnels.contains(&protocol) {
+            warn(&format!(
+                "its tunnels do not name {}, so that its key {} is good for nothing",
+                protocol.name(),
+                key.fingerprint()
+            ));
+        }
     }
 }
 
@@ -422,9 +438,10 @@ fn canonical(approval: &Approval) -> String {
         ip_protocols,
         tunnels,
         path,
+        keys,
     } = approval;
     let ApprovalPath { sensor, interface, vlan, mpls_label } = path;
-    serde_json::json!([
+    let mut line = serde_json::json!([
         id,
         kind,
         owner,
@@ -438,6 +455,10 @@ fn canonical(approval: &Approval) -> String {
         sorted(tunnels.iter().map(|tunnel| tunnel.name())),
         [sensor, interface],
         [vlan.map(u32::from), *mpls_label],
-    ])
-    .to_string()
+    ]);
+    if let Some(line) = line.as_array_mut().filter(|_| !keys.is_empty()) {
+        // Fingerprints name keys without giving them away.
+        line.push(sorted(keys.iter().map(|key| key.fingerprint())).into());
+    }
+    line.to_string()
 }

@@ -4,6 +4,7 @@
 mod approvals;
 mod decapsulate;
 mod filter;
+mod keys;
 mod reader;
 mod settings;
 

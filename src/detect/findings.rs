@@ -1,5 +1,6 @@
 //! What the detectors found out about one flow: evidence, and the few numbers that sequence checks need.
 
+use super::identity::Notes;
 use super::{Code, Confidence, Detection, Detector, Phase, Protocol, Segment, Set};
 use crate::flow::Direction;
 use crate::time::Timestamp;
@@ -124,6 +125,8 @@ pub struct Findings {
     pub gre_key: [Option<u32>; 2],
     /// Who set the tunnel up, where the handshake tells.
     pub originator: Option<Direction>,
+    /// Whose keys its handshakes were made with.
+    pub(super) identity: Notes,
 }
 
 impl Findings {
@@ -236,7 +239,8 @@ impl Findings {
         let mut phases = self.evidence.iter().filter(|found| speaks(found.protocol)).map(|found| found.code.phase);
         let midstream =
             phases.clone().any(|phase| phase == Phase::Data) && !phases.any(|phase| phase == Phase::Handshake);
-        Some(Detection { protocol: best.protocol, confidence: best.confidence, midstream })
+        let identity = self.identity.identity(best.protocol);
+        Some(Detection { protocol: best.protocol, confidence: best.confidence, midstream, identity })
     }
 
     /// Octets of memory held, this structure included.

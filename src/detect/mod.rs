@@ -15,6 +15,7 @@ mod gre;
 mod gre_udp;
 mod gtp;
 mod gue;
+mod identity;
 mod ike;
 mod inner;
 mod ipcomp;
@@ -43,6 +44,9 @@ mod zerotier;
 pub use anyconnect::beside_tls;
 pub use dispatch::{Begin, Dispatch, Set};
 pub use findings::{Evidence, Findings, Slot, SlotId};
+pub use identity::{
+    Checks, Fingerprint, Identity, Key, KeyCounts, KeyError, KeyKind, Keyring, Seen, may_hold_handshake,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -388,6 +392,8 @@ pub struct Detection {
     pub confidence: Confidence,
     /// The tunnel was up before its first packet was seen.
     pub midstream: bool,
+    /// Whose keys its handshakes were made with, where the policy pins some.
+    pub identity: Identity,
 }
 
 /// What the README's table and `linewarden detectors` say of a detector.
@@ -548,6 +554,12 @@ pub(crate) mod tests_support {
     /// Octets by xorshift: the same at each run.
     pub struct Noise(u64);
 
+    impl Default for Noise {
+        fn default() -> Self {
+            Self(0x9e37_79b9_7f4a_7c15)
+        }
+    }
+
     impl Noise {
         pub fn below(&mut self, end: u64) -> u64 {
             self.0 ^= self.0 << 13;
@@ -574,7 +586,7 @@ pub(crate) mod tests_support {
         ports: [u16; 2],
         mut datagram: impl FnMut(&mut Noise) -> Vec<u8>,
     ) -> Option<String> {
-        let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
+        let mut noise = Noise::default();
         for flow in 0..trials() / 32 {
             let mut findings = Findings::default();
             for packet in 0..32 {

@@ -18,6 +18,7 @@
 //! with a small peer identifier and a counter (2^-60 a packet) over ciphertext that does not repeat itself; both sides use
 //! the same header. Where acknowledgments are encrypted (tls-crypt), both sides' counting sessions make it certain.
 
+use super::identity::{OPENVPN_UNKNOWN, OPENVPN_VERIFIED};
 use super::sequence::{Content, NEAR, Step};
 use super::{
     About, Begin, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, Slot, SlotId,
@@ -70,8 +71,16 @@ static DATA_HEADER: Code = Code {
     phase: Phase::Data,
 };
 
-pub(super) const CODES: &[&Code] =
-    &[&CLIENT_RESET, &SERVER_RESET, &ACKNOWLEDGED, &SESSION, &DATA_COUNTER, &DATA_HEADER];
+pub(super) const CODES: &[&Code] = &[
+    &CLIENT_RESET,
+    &SERVER_RESET,
+    &ACKNOWLEDGED,
+    &SESSION,
+    &DATA_COUNTER,
+    &DATA_HEADER,
+    &OPENVPN_VERIFIED,
+    &OPENVPN_UNKNOWN,
+];
 
 pub(super) const SPECIFICATION: &str = "OpenVPN network protocol (doxygen), OpenVPN wire protocol draft";
 
@@ -103,6 +112,7 @@ impl Detector for OpenvpnUdp {
 
 pub(super) mod opcode {
     pub const SOFT_RESET: u8 = 3;
+    pub const CONTROL: u8 = 4;
     pub const ACK: u8 = 5;
     pub const DATA_V1: u8 = 6;
     pub const CLIENT_RESET_V2: u8 = 7;
@@ -239,7 +249,7 @@ impl Control {
 }
 
 /// A packet identifier of replay protection with a time behind it that is one (after 2001).
-fn replay_counter(octets: &[u8], offset: usize) -> Option<(u32, u32)> {
+pub(super) fn replay_counter(octets: &[u8], offset: usize) -> Option<(u32, u32)> {
     let (counter, time) = (u32_at(octets, offset)?, u32_at(octets, offset + 4)?);
     let counts = counter & !EARLY;
     let known = counter < MAX_COUNTER || counter & EARLY == EARLY;

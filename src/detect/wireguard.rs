@@ -12,6 +12,7 @@
 //! alone is told by a constant receiver index (2^-32 a packet) with a counter that counts (2^-60 a packet) over ciphertext
 //! that does not repeat itself.
 
+use super::identity::{WIREGUARD_UNKNOWN, WIREGUARD_VERIFIED};
 use super::sequence::{Content, Step};
 use super::wireguard_reserved::{self, RESERVED, RESERVED_COUNTER};
 use super::{
@@ -75,7 +76,18 @@ static ABOUT: About = About {
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
     out_of_sight: "variants that change message types or lengths",
-    codes: &[&INITIATION, &RESPONSE, &RESPONSE_ALONE, &COOKIE_REPLY, &SESSION, &COUNTER, &RESERVED, &RESERVED_COUNTER],
+    codes: &[
+        &INITIATION,
+        &RESPONSE,
+        &RESPONSE_ALONE,
+        &COOKIE_REPLY,
+        &SESSION,
+        &COUNTER,
+        &RESERVED,
+        &RESERVED_COUNTER,
+        &WIREGUARD_VERIFIED,
+        &WIREGUARD_UNKNOWN,
+    ],
 };
 
 /// Data messages that count in a row before one direction is likely.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::detect::Protocol;
+use crate::detect::{Key, Protocol};
 use crate::time::Timestamp;
 
 /// What was approved.
@@ -74,4 +74,7 @@ pub struct Approval {
     pub tunnels: Vec<Protocol>,
     /// Where it must be seen.
     pub path: Path,
+    /// Keys of which one must have made its handshakes; empty: whoever has the address. What verifies by one of them is
+    /// approved whichever its address.
+    pub keys: Vec<Arc<Key>>,
 }

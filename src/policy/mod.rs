@@ -1,10 +1,14 @@
 //! Turns a detection and a flow's endpoints and path into a verdict, by the approvals in force.
 
 mod approval;
+#[cfg(test)]
+mod fixtures;
+mod identity;
 mod lookup;
 mod verdict;
 
 pub use approval::{Approval, ApprovalKind, Path, PortRange};
+pub use identity::KeyState;
 pub use verdict::{Candidate, Check, Policy};
 
 use std::net::IpAddr;
@@ -48,12 +52,18 @@ impl Label {
 pub enum Reason {
     /// An approval covers it.
     Approved,
+    /// An approval covers it, whichever its address: a handshake is made with a key that it pins.
+    ApprovedByKey,
+    /// An approval that pins keys covers its address, and no handshake was seen yet that tells whose key made it.
+    IdentityUnverified,
     /// No approval names either endpoint.
     NoApproval,
     /// The approval that names the endpoint has ended.
     ApprovalExpired,
     /// The approval that names the endpoint has not begun.
     NotYetValid,
+    /// An approval covers its address, but its handshakes are made with none of the keys that it pins.
+    IdentityMismatch,
     /// Approved, but not over this sensor, interface, VLAN or MPLS label.
     WrongPath,
     /// The endpoint is approved, but not for this tunnel, IP protocol or port.
@@ -66,11 +76,14 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Approved,
+        Self::ApprovedByKey,
+        Self::IdentityUnverified,
         Self::NoApproval,
         Self::ApprovalExpired,
         Self::NotYetValid,
+        Self::IdentityMismatch,
         Self::WrongPath,
         Self::ProtocolNotApproved,
         Self::LowConfidence,
@@ -82,9 +95,12 @@ impl Reason {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Approved => "approved",
+            Self::ApprovedByKey => "approved_by_key",
+            Self::IdentityUnverified => "identity_unverified",
             Self::NoApproval => "no_approval",
             Self::ApprovalExpired => "approval_expired",
             Self::NotYetValid => "not_yet_valid",
+            Self::IdentityMismatch => "identity_mismatch",
             Self::WrongPath => "wrong_path",
             Self::ProtocolNotApproved => "protocol_not_approved",
             Self::LowConfidence => "low_confidence",
@@ -97,9 +113,16 @@ impl Reason {
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::Approved => "an approval covers it",
+            Self::ApprovedByKey => "an approval covers it: a handshake is made with a key that it pins",
+            Self::IdentityUnverified => {
+                "an approval covers its address; no handshake was seen that tells whether it is made with a key that the approval pins"
+            }
             Self::NoApproval => "no approval names either endpoint",
             Self::ApprovalExpired => "the approval that names it had ended",
             Self::NotYetValid => "the approval that names it had not begun",
+            Self::IdentityMismatch => {
+                "the address is approved, but its handshake is made with none of the keys that the approval pins"
+            }
             Self::WrongPath => "approved, but not over this sensor, interface, VLAN or MPLS label",
             Self::ProtocolNotApproved => "the endpoint is approved, but not for this tunnel, IP protocol or port",
             Self::LowConfidence => "signs of a tunnel, too few to call it one at the policy's min_confidence",
@@ -138,6 +161,8 @@ pub struct Verdict {
     pub confidence: Option<Confidence>,
     /// The approval that covers it, or the nearest one that failed to (see `reason`).
     pub approval: Option<Arc<Approval>>,
+    /// What is known of the keys that this approval pins; `None` where it pins none for this tunnel.
+    pub keys: Option<KeyState>,
     /// The verdict holds until this time, when an approval begins or ends.
     pub holds_until: Timestamp,
 }

@@ -1,15 +1,18 @@
 //! Judges a flow by the approvals in force.
 //!
 //! The longest prefix that holds either endpoint decides which approvals are asked, beside the lines that are named by
-//! their path alone; of those that cover the flow the one with more constraints is named. Where none covers it, the one
-//! that fails least is the nearest, and its first failure is the reason: what it is for, then where, then when.
+//! their path alone and those that pin a key that one of the flow's handshakes is made with; of those that cover the flow the one with more constraints is named. Where none covers it, the one
+//! that fails least is the nearest, and its first failure is the reason: what it is for, whose key,
+//! then where, then when.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::identity::{key_state, tunnel_fits, tunnels, wanted_keys};
 use super::lookup::Prefixes;
-use super::{Approval, ApprovalKind, Label, Reason, Subject, Verdict};
-use crate::detect::{Confidence, Detection, Protocol};
+use super::{Approval, ApprovalKind, KeyState, Label, Reason, Subject, Verdict};
+use crate::detect::{Confidence, Detection, Fingerprint, Keyring, Protocol, Seen};
 use crate::time::Timestamp;
 
 /// The approvals in force and how to judge by them. Immutable: a reload makes a new one.
@@ -25,12 +28,16 @@ pub struct Policy {
     /// Leased lines that are named by their path only.
     lines_anywhere: Vec<u32>,
     has_lines_by_path: bool,
+    /// Every key that an approval pins.
+    keyring: Keyring,
+    /// Which approvals pin a key.
+    pinned: HashMap<Fingerprint, Vec<u32>>,
 }
 
 /// One thing that an approval asks of a flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
-    /// What is asked: `tunnel`, `ip protocol`, `port`, `path`, `validity`.
+    /// What is asked: `tunnel`, `ip protocol`, `port`, `key`, `path`, `validity`.
     pub name: &'static str,
     /// What the approval allows.
     pub wanted: String,
@@ -45,8 +52,10 @@ pub struct Check {
 pub struct Candidate {
     /// The approval.
     pub approval: Arc<Approval>,
-    /// Length of the prefix that holds an endpoint; 0 where only the path names the flow.
+    /// Length of the prefix that holds an endpoint; 0 where only the path or a key names the flow.
     pub prefix_len: u8,
+    /// Whether a key that it pins was verified.
+    pub is_by_key: bool,
     /// Every check.
     pub checks: Vec<Check>,
 }
@@ -55,6 +64,7 @@ pub struct Candidate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Failures {
     kind: bool,
+    key: bool,
     path: bool,
     expired: bool,
     early: bool,
@@ -62,16 +72,18 @@ struct Failures {
 
 impl Failures {
     const fn none(self) -> bool {
-        !(self.kind || self.path || self.expired || self.early)
+        !(self.kind || self.key || self.path || self.expired || self.early)
     }
 
     const fn count(self) -> u8 {
-        self.kind as u8 + self.path as u8 + self.expired as u8 + self.early as u8
+        self.kind as u8 + self.key as u8 + self.path as u8 + self.expired as u8 + self.early as u8
     }
 
     const fn reason(self) -> Reason {
         if self.kind {
             Reason::ProtocolNotApproved
+        } else if self.key {
+            Reason::IdentityMismatch
         } else if self.path {
             Reason::WrongPath
         } else if self.expired {
@@ -97,12 +109,17 @@ impl Policy {
             line_prefixes: Prefixes::default(),
             lines_anywhere: Vec::new(),
             has_lines_by_path: false,
+            keyring: Keyring::new(approvals.iter().flat_map(|approval| approval.keys.iter().cloned())),
+            pinned: HashMap::new(),
         };
         for (approval, position) in approvals.iter().zip(0..) {
             let by_path = is_line_by_path(approval);
             policy.has_lines_by_path |= by_path;
             if by_path && approval.peers.is_empty() {
                 policy.lines_anywhere.push(position);
+            }
+            for key in &approval.keys {
+                policy.pinned.entry(key.fingerprint()).or_default().push(position);
             }
             for network in &approval.peers {
                 policy.prefixes.insert(network, position);
@@ -139,6 +156,18 @@ impl Policy {
         self.min_confidence
     }
 
+    /// Every key that an approval pins.
+    #[must_use]
+    pub const fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+
+    /// Where in the keyring those keys stand that approvals of a flow's addresses pin.
+    pub fn keys_at<'a>(&'a self, subject: &Subject<'_>) -> impl Iterator<Item = u32> + use<'a> {
+        let approvals = self.asked(&self.prefixes, subject, None).filter_map(|(at, _)| self.approvals.get(at as usize));
+        approvals.flat_map(|approval| &approval.keys).filter_map(|key| self.keyring.position(key.fingerprint()))
+    }
+
     /// Whether flows without any sign of a tunnel can be approved: a leased line is named by its path.
     #[must_use]
     pub const fn plain_needs_judging(&self) -> bool {
@@ -155,12 +184,13 @@ impl Policy {
             tunnel: detection.map(|detection| detection.protocol),
             confidence: detection.map(|detection| detection.confidence),
             approval: None,
+            keys: None,
             holds_until: Timestamp::MAX,
         };
-        if let Some(detection) = tunnel {
+        if tunnel.is_some() {
             verdict.label = Label::UnapprovedVpnTunnel;
             verdict.reason = Reason::NoApproval;
-            self.ask(&self.prefixes, subject, Some(detection.protocol), at, &mut verdict);
+            self.ask(&self.prefixes, subject, tunnel, at, &mut verdict);
         } else if self.has_lines_by_path {
             let plain = verdict.clone();
             self.ask(&self.line_prefixes, subject, None, at, &mut verdict);
@@ -178,23 +208,33 @@ impl Policy {
         let tunnel = detection.filter(|detection| detection.confidence >= self.min_confidence);
         let prefixes = if tunnel.is_some() { &self.prefixes } else { &self.line_prefixes };
         let mut all = Vec::new();
-        for (position, prefix_len) in self.asked(prefixes, subject) {
+        for (position, prefix_len) in self.asked(prefixes, subject, tunnel.as_ref()) {
             if let Some(approval) = self.approvals.get(position as usize)
                 && !all.iter().any(|known: &Candidate| known.approval.id == approval.id)
             {
-                let checks = self.checks(approval, subject, tunnel.map(|detection| detection.protocol), at);
-                all.push(Candidate { approval: Arc::clone(approval), prefix_len, checks });
+                let checks = self.checks(approval, subject, tunnel, at);
+                let is_by_key = matches!(key_state(&self.keyring, approval, tunnel), Some(KeyState::Verified(_)));
+                all.push(Candidate { approval: Arc::clone(approval), prefix_len, is_by_key, checks });
             }
         }
         all.sort_by_key(|candidate| {
-            (candidate.checks.iter().filter(|check| !check.passed).count(), Reverse(candidate.prefix_len))
+            let failed = candidate.checks.iter().filter(|check| !check.passed).count();
+            (failed, !candidate.is_by_key, Reverse(candidate.prefix_len))
         });
         all
     }
 
     /// Approvals to ask: those of the longest prefix that holds an endpoint, so that a wide approval of the other end
-    /// does not outlive the one for this very host; and the lines that are named by their path alone.
-    fn asked<'a>(&'a self, prefixes: &'a Prefixes, subject: &Subject<'_>) -> impl Iterator<Item = (u32, u8)> + 'a {
+    /// does not outlive the one for this very host; the lines that are named by their path alone; and those that pin a key
+    /// that was verified, whichever the address.
+    fn asked<'a>(
+        &'a self,
+        prefixes: &'a Prefixes,
+        subject: &Subject<'_>,
+        detection: Option<&Detection>,
+    ) -> impl Iterator<Item = (u32, u8)> + use<'a> {
+        let identity = detection.map(|detection| detection.identity).unwrap_or_default();
+        let by_key = identity.seen.into_iter().filter_map(Seen::key).filter_map(|key| self.pinned.get(&key)).flatten();
         let found = subject.addresses.map(|address| prefixes.longest(address));
         let longest = found.iter().flatten().map(|(length, _)| *length).max();
         found
@@ -202,19 +242,19 @@ impl Policy {
             .flatten()
             .filter(move |(length, _)| Some(*length) == longest)
             .flat_map(|(length, approvals)| approvals.iter().map(move |&approval| (approval, length)))
-            .chain(self.lines_anywhere.iter().map(|&approval| (approval, 0)))
+            .chain(self.lines_anywhere.iter().chain(by_key).map(|&approval| (approval, 0)))
     }
 
     fn ask(
         &self,
         prefixes: &Prefixes,
         subject: &Subject<'_>,
-        tunnel: Option<Protocol>,
+        tunnel: Option<Detection>,
         at: Timestamp,
         verdict: &mut Verdict,
     ) {
-        let mut best: Option<(_, Failures, &Arc<Approval>)> = None;
-        for (position, prefix_len) in self.asked(prefixes, subject) {
+        let mut best: Option<(_, Failures, Option<KeyState>, &Arc<Approval>)> = None;
+        for (position, prefix_len) in self.asked(prefixes, subject, tunnel.as_ref()) {
             let Some(approval) = self.approvals.get(position as usize) else { continue };
             for boundary in [approval.valid_from.unwrap_or(Timestamp::ZERO), approval.valid_until] {
                 if boundary > at {
@@ -222,14 +262,21 @@ impl Policy {
                 }
             }
             let failures = self.failures(approval, subject, tunnel, at);
-            // Fewest failures, longest prefix, most constraints, first in the list.
-            let rank = (Reverse(failures.count()), prefix_len, constraints(approval), Reverse(position));
+            let keys = key_state(&self.keyring, approval, tunnel);
+            let is_verified = matches!(keys, Some(KeyState::Verified(_)));
+            // Fewest failures, a key that was verified, longest prefix, most constraints, first in the list.
+            let rank = (Reverse(failures.count()), is_verified, prefix_len, constraints(approval), Reverse(position));
             if best.as_ref().is_none_or(|(known, ..)| rank > *known) {
-                best = Some((rank, failures, approval));
+                best = Some((rank, failures, keys, approval));
             }
         }
-        if let Some((_, failures, approval)) = best {
-            verdict.reason = failures.reason();
+        if let Some((_, failures, keys, approval)) = best {
+            verdict.reason = match (failures.reason(), keys) {
+                (Reason::Approved, Some(KeyState::Verified(_))) => Reason::ApprovedByKey,
+                (Reason::Approved, Some(_)) => Reason::IdentityUnverified,
+                (reason, _) => reason,
+            };
+            verdict.keys = keys;
             verdict.approval = Some(Arc::clone(approval));
             if failures.none() {
                 verdict.label = Label::AuthorizedLeasedLine;
@@ -241,12 +288,15 @@ impl Policy {
         &self,
         approval: &Approval,
         subject: &Subject<'_>,
-        tunnel: Option<Protocol>,
+        tunnel: Option<Detection>,
         at: Timestamp,
     ) -> Failures {
-        let kind = tunnel_fits(approval, tunnel) && protocol_fits(approval, subject) && port_fits(approval, subject);
+        let kind = tunnel_fits(approval, tunnel.map(|tunnel| tunnel.protocol))
+            && protocol_fits(approval, subject)
+            && port_fits(approval, subject);
         Failures {
             kind: !kind,
+            key: key_state(&self.keyring, approval, tunnel) == Some(KeyState::Mismatched),
             path: !self.path_fits(approval, subject),
             expired: at >= approval.valid_until,
             early: approval.valid_from.is_some_and(|from| at < from),
@@ -265,18 +315,21 @@ impl Policy {
         &self,
         approval: &Approval,
         subject: &Subject<'_>,
-        tunnel: Option<Protocol>,
+        detection: Option<Detection>,
         at: Timestamp,
     ) -> Vec<Check> {
+        let tunnel = detection.map(|detection| detection.protocol);
         let list = |items: Vec<String>| if items.is_empty() { "any".to_owned() } else { items.join(", ") };
-        let failures = self.failures(approval, subject, tunnel, at);
+        let failures = self.failures(approval, subject, detection, at);
         let check = |name, wanted, found, passed| Check { name, wanted, found, passed };
         let path = &approval.path;
         let from = approval.valid_from.map_or_else(|| "always".to_owned(), |from| from.to_string());
-        vec![
+        let keys = key_state(&self.keyring, approval, detection);
+        let keys = keys.map(|state| check("key", wanted_keys(approval), state.to_string(), !failures.key));
+        let mut checks = vec![
             check(
                 "tunnel",
-                list(approval.tunnels.iter().map(|tunnel| tunnel.name().to_owned()).collect()),
+                list(tunnels(approval).map(|tunnel| tunnel.name().to_owned()).collect()),
                 tunnel.map_or("none", Protocol::name).to_owned(),
                 tunnel_fits(approval, tunnel),
             ),
@@ -320,7 +373,9 @@ impl Policy {
                 at.to_string(),
                 !failures.expired && !failures.early,
             ),
-        ]
+        ];
+        checks.splice(3..3, keys);
+        checks
     }
 }
 
@@ -334,11 +389,6 @@ fn is_line_by_path(approval: &Approval) -> bool {
     let path = &approval.path;
     approval.kind == ApprovalKind::LeasedLine
         && (path.interface.is_some() || path.vlan.is_some() || path.mpls_label.is_some())
-}
-
-/// An approval that names tunnels is not one for plain traffic.
-fn tunnel_fits(approval: &Approval, tunnel: Option<Protocol>) -> bool {
-    approval.tunnels.is_empty() || tunnel.is_some_and(|tunnel| approval.tunnels.contains(&tunnel))
 }
 
 fn protocol_fits(approval: &Approval, subject: &Subject<'_>) -> bool {
@@ -363,6 +413,7 @@ fn constraints(approval: &Approval) -> usize {
         path.interface.is_some(),
         path.vlan.is_some(),
         path.mpls_label.is_some(),
+        !approval.keys.is_empty(),
     ]
     .into_iter()
     .filter(|constraint| *constraint)
@@ -371,51 +422,9 @@ fn constraints(approval: &Approval) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixtures::{NOW, approval, found, line, policy, subject};
     use super::super::{Path, PortRange};
     use super::*;
-
-    const NOW: u64 = 1000;
-
-    fn approval(id: &str, peers: &[&str]) -> Approval {
-        Approval {
-            id: id.into(),
-            kind: ApprovalKind::Vpn,
-            owner: "network team".into(),
-            reference: "CHG-1".into(),
-            need: None,
-            valid_from: None,
-            valid_until: Timestamp::from_secs(NOW + 1),
-            peers: peers.iter().map(|peer| peer.parse().unwrap()).collect(),
-            ports: Vec::new(),
-            ip_protocols: Vec::new(),
-            tunnels: Vec::new(),
-            path: Path::default(),
-        }
-    }
-
-    fn line(id: &str, peers: &[&str], vlan: u16) -> Approval {
-        let path = Path { vlan: Some(vlan), ..Path::default() };
-        Approval { kind: ApprovalKind::LeasedLine, path, ..approval(id, peers) }
-    }
-
-    fn subject() -> Subject<'static> {
-        Subject {
-            addresses: ["10.0.0.1".parse().unwrap(), "198.51.100.2".parse().unwrap()],
-            ports: Some([40_000, 51_820]),
-            protocol: 17,
-            interface: "wan0",
-            vlan: [100, 0],
-            mpls_labels: [None, Some(16)],
-        }
-    }
-
-    fn found(confidence: Confidence) -> Option<Detection> {
-        Some(Detection { protocol: Protocol::Wireguard, confidence, midstream: false })
-    }
-
-    fn policy(approvals: Vec<Approval>) -> Policy {
-        Policy::new("sensor".into(), Confidence::Likely, "revision".into(), approvals)
-    }
 
     type Outcome = (Label, Reason, Option<&'static str>);
 

@@ -20,9 +20,13 @@ fn judge(frames: &[OwnedFrame], approvals: &str, more: &[&str]) -> Value {
     ends.into_iter().next().unwrap()
 }
 
+/// The key of the capture `wireguard-pinned`.
+const SERVER: &str = "identity = { wireguard_public_keys = [\"sKGrmKhFWRpQ8KzXzLZEEUsPPUAFLkeB/XND6NsY/XA=\"] }";
+
 #[test]
 fn every_reason_is_reached_by_an_approvals_file() {
     let wireguard = frames("wireguard-port-51820");
+    let pinned = frames("wireguard-pinned");
     let plain = frames("benign-game-like-udp");
     let until = |until: &str| format!("peers = [\"198.51.100.2\"]\nvalid_until = {until}\n");
     let peer = |more: &str| until("2099-12-31") + more;
@@ -48,6 +52,9 @@ fn every_reason_is_reached_by_an_approvals_file() {
         ("another tunnel", &wireguard, peer("tunnels = [\"openvpn\"]"), &[], unapproved("protocol_not_approved")),
         ("another port", &wireguard, peer("ports = [1194]"), &[], unapproved("protocol_not_approved")),
         ("another IP protocol", &wireguard, peer("ip_protocols = [\"tcp\", 50]"), &[], unapproved("protocol_not_approved")),
+        ("the server's key", &pinned, peer(SERVER), &[], ("authorized_leased_line", "approved_by_key", "a")),
+        ("a key, and no handshake", &pinned[2..], peer(SERVER), &[], ("authorized_leased_line", "identity_unverified", "a")),
+        ("another key", &wireguard, peer(SERVER), &[], unapproved("identity_mismatch")),
         ("one sign", &wireguard[..1], peer(""), &[], ("other", "low_confidence", "")),
         ("one sign is enough", &wireguard[..1], peer(""), &["--min-confidence", "possible"], authorized),
         ("no tunnel", &plain, peer(""), &[], ("other", "not_a_tunnel", "")),

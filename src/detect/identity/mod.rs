@@ -1,0 +1,630 @@
+//! Turns handshake messages into evidence of who made them, by the keys that approvals pin.
+//!
+//! A message that verifies is `certain` by itself: a mac1 of 128 bits fits by chance once in 2^128, an HMAC of tls-auth or
+//! tls-crypt once in 2^160 or less. What it proves is knowledge of the key: of an OpenVPN key, which is secret; of a
+//! WireGuard public key, which whoever was given it may pass on.
+//!
+//! mac1 is keyed with the public key of a message's recipient, so that an initiation names one end and the response the
+//! other. A pinned key may be either end's: only where both messages of a handshake verify by no pinned key is it another's.
+
+mod key;
+mod message;
+
+pub use key::{Fingerprint, Key, KeyError, KeyKind};
+pub use message::may_hold_handshake;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use self::message::{Message, Part, Step, parts};
+use super::{Code, Confidence, Findings, Phase, Protocol, Segment};
+use crate::flow::Direction;
+use crate::time::Timestamp;
+
+pub(super) static WIREGUARD_VERIFIED: Code = Code {
+    name: "wireguard.key_verified",
+    meaning: "a handshake message whose mac1 is made with a pinned public key, its recipient's; value: the key's fingerprint, first 48 bits",
+    clause: "WireGuard whitepaper 5.4.4",
+    phase: Phase::Stateless,
+};
+
+pub(super) static WIREGUARD_UNKNOWN: Code = Code {
+    name: "wireguard.key_unknown",
+    meaning: "a handshake message whose mac1 is made with none of the pinned public keys, though an approval of its address pins some; value: keys tried",
+    clause: "WireGuard whitepaper 5.4.4",
+    phase: Phase::Stateless,
+};
+
+pub(super) static OPENVPN_VERIFIED: Code = Code {
+    name: "openvpn.key_verified",
+    meaning: "a control packet whose HMAC is made with a pinned tls-auth or tls-crypt key; value: the key's fingerprint, first 48 bits",
+    clause: "OpenVPN network protocol, control channel; tls_crypt.h",
+    phase: Phase::Stateless,
+};
+
+pub(super) static OPENVPN_UNKNOWN: Code = Code {
+    name: "openvpn.key_unknown",
+    meaning: "a control packet that none of the pinned tls-auth and tls-crypt keys guards, though an approval of its address pins some; value: keys tried",
+    clause: "OpenVPN network protocol, control channel; tls_crypt.h",
+    phase: Phase::Stateless,
+};
+
+/// What the latest handshake messages of one direction say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Seen {
+    /// None was seen whole, or none could be checked.
+    #[default]
+    Nothing,
+    /// It is made with this key.
+    Key(Fingerprint),
+    /// This many, [`ENOUGH`] at most, are made with none of the pinned keys.
+    Unknown(u8),
+}
+
+impl Seen {
+    /// The key, if one was verified.
+    #[must_use]
+    pub const fn key(self) -> Option<Fingerprint> {
+        if let Self::Key(key) = self { Some(key) } else { None }
+    }
+}
+
+/// Messages of one side, its peer's never seen, before none of the pinned keys is said to have a part in them.
+const ENOUGH: u8 = 3;
+
+/// What is known of a flow's keys, by direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// By direction.
+    pub seen: [Seen; 2],
+    /// By which [`Keyring`] it was checked.
+    pub keyring: u64,
+}
+
+impl Identity {
+    /// Whether enough was seen to say that a key that was not verified had no part in it: both messages of a
+    /// handshake, or several from a side whose peer was never seen.
+    #[must_use]
+    pub const fn is_whole(&self) -> bool {
+        match self.seen {
+            [Seen::Nothing, seen] | [seen, Seen::Nothing] => matches!(seen, Seen::Unknown(ENOUGH..)),
+            _ => true,
+        }
+    }
+}
+
+/// What a flow's findings remember of its keys.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Notes {
+    protocol: Option<Protocol>,
+    identity: Identity,
+    /// A handshake that no pinned key opened, and its index: it counts for nothing more until it is answered, since
+    /// anybody may send one from a forged address.
+    pending: Option<(Direction, u32)>,
+}
+
+impl Notes {
+    /// What is known, if it is of this protocol.
+    pub(super) fn identity(&self, protocol: Protocol) -> Identity {
+        if self.protocol == Some(protocol) { self.identity } else { Identity::default() }
+    }
+
+    fn note(&mut self, message: &Message<'_>, direction: Direction, key: Option<Fingerprint>, keyring: u64) {
+        if self.protocol != Some(message.protocol()) {
+            *self = Self { protocol: Some(message.protocol()), ..Self::default() };
+        }
+        if self.identity.keyring != keyring {
+            // Other keys were not tried, but one that was verified stays so.
+            let seen = self.identity.seen.map(|seen| if let Seen::Unknown(_) = seen { Seen::Nothing } else { seen });
+            (self.identity, self.pending) = (Identity { seen, keyring }, None);
+        }
+        let [forward, reverse] = &mut self.identity.seen;
+        let (here, there) = match direction {
+            Direction::Forward => (forward, reverse),
+            Direction::Reverse => (reverse, forward),
+        };
+        if let Some(key) = key {
+            *here = Seen::Key(key);
+            self.pending = None;
+            return;
+        }
+        let again = match here {
+            Seen::Key(_) => *here,
+            Seen::Nothing => Seen::Unknown(1),
+            Seen::Unknown(times) => Seen::Unknown(times.saturating_add(1).min(ENOUGH)),
+        };
+        match message.step() {
+            Step::Opens(index) => self.pending = Some((direction, index)),
+            // Both ends made this handshake: what was known of an earlier one is over.
+            Step::Answers(index) if self.pending == Some((direction.opposite(), index)) => {
+                (*here, *there) = (Seen::Unknown(1), Seen::Unknown(1));
+                return;
+            }
+            Step::Answers(_) | Step::Follows => {}
+        }
+        *here = again;
+    }
+}
+
+/// Every key that some approval pins.
+#[derive(Debug, Default)]
+pub struct Keyring {
+    /// By kind, WireGuard's first.
+    keys: Vec<Arc<Key>>,
+    /// How many are WireGuard's.
+    wireguard: u32,
+    id: u64,
+}
+
+impl Keyring {
+    /// Takes each key once.
+    #[must_use]
+    pub fn new(keys: impl IntoIterator<Item = Arc<Key>>) -> Self {
+        let mut keys: Vec<_> = keys.into_iter().collect();
+        keys.sort_by_key(|key| key.fingerprint());
+        keys.dedup();
+        let mixed = |id: u64, key: &Arc<Key>| (id ^ key.fingerprint().short()).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let id = keys.iter().fold(1, mixed);
+        let wireguard = keys.partition_point(|key| key.fingerprint().kind() == KeyKind::Wireguard) as u32;
+        Self { keys, wireguard, id }
+    }
+
+    /// Whether nothing is pinned.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// The same for the same keys.
+    #[must_use]
+    pub const fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The keys, by kind.
+    #[must_use]
+    pub fn keys(&self) -> &[Arc<Key>] {
+        &self.keys
+    }
+
+    /// Where a key stands.
+    #[must_use]
+    pub fn position(&self, key: Fingerprint) -> Option<u32> {
+        self.keys.binary_search_by_key(&key, |key| key.fingerprint()).ok().map(|position| position as u32)
+    }
+
+    /// Where those of a protocol stand.
+    fn of(&self, protocol: Protocol) -> Range<u32> {
+        if protocol == Protocol::Wireguard { 0..self.wireguard } else { self.wireguard..self.keys.len() as u32 }
+    }
+}
+
+/// Keys tried for handshakes of addresses whose approvals pin some, in one second of packet time and by one worker.
+const TRIALS: u32 = 20_000;
+
+/// What handshakes may cost, and what they did.
+#[derive(Clone, Debug, Default)]
+pub struct Checks {
+    second: u64,
+    /// Left for keys that an approval of the message's address pins; and for all others, so that handshakes of strangers
+    /// never use up what those of approved addresses need.
+    left: [u32; 2],
+    /// Keys that an approval of the present message's address pins, by position.
+    near: Vec<u32>,
+    counts: KeyCounts,
+}
+
+/// What became of the handshake messages that were shown to keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct KeyCounts {
+    /// Keys tried.
+    pub trials: u64,
+    /// Messages that a pinned key verified.
+    pub verified: u64,
+    /// Messages that none verified, though an approval of their address pins some.
+    pub unknown: u64,
+    /// Messages that were not shown to all keys, since too many came within a second.
+    pub skipped: u64,
+    /// Messages of which too little was captured.
+    pub cut: u64,
+}
+
+impl KeyCounts {
+    /// Adds those of another worker.
+    pub const fn add(&mut self, other: &Self) {
+        self.trials += other.trials;
+        self.verified += other.verified;
+        self.unknown += other.unknown;
+        self.skipped += other.skipped;
+        self.cut += other.cut;
+    }
+}
+
+/// What the keys say of a message.
+enum Answer {
+    Verified(Fingerprint),
+    /// By none of so many.
+    Unknown(u32),
+    /// No approval of its address pins a key, and no other key verifies it; or too many came.
+    Nothing,
+}
+
+impl Checks {
+    /// What was checked so far.
+    #[must_use]
+    pub const fn counts(&self) -> &KeyCounts {
+        &self.counts
+    }
+
+    /// Shows a payload's handshake messages to the keys, first to those at the positions `near`, which approvals of its
+    /// address pin. Notes what they say in `findings`; a flow without evidence is given some by a verified key only.
+    pub fn check(
+        &mut self,
+        segment: &Segment<'_>,
+        keyring: &Keyring,
+        near: impl Iterator<Item = u32>,
+        findings: &mut Findings,
+    ) {
+        let mut near = Some(near);
+        for part in parts(segment) {
+            let message = match part {
+                Part::Message(message) => message,
+                Part::Cut(protocol) => {
+                    self.counts.cut += u64::from(findings.has(protocol, Confidence::Possible));
+                    continue;
+                }
+            };
+            let protocol = message.protocol();
+            let known = findings.identity.identity(protocol);
+            let is_evident = findings.has(protocol, Confidence::Possible);
+            // Packets within a handshake are for those that did not see enough of its beginning.
+            let seen = known.seen.get(segment.direction as usize);
+            if message.step() == Step::Follows
+                && (!is_evident || matches!(seen, Some(Seen::Key(_) | Seen::Unknown(ENOUGH..))))
+            {
+                continue;
+            }
+            if let Some(near) = near.take() {
+                self.near.clear();
+                self.near.extend(near);
+                self.near.sort_unstable();
+                self.near.dedup();
+            }
+            let (verified, unknown) = match protocol {
+                Protocol::Wireguard => (&WIREGUARD_VERIFIED, &WIREGUARD_UNKNOWN),
+                _ => (&OPENVPN_VERIFIED, &OPENVPN_UNKNOWN),
+            };
+            match self.ask(&message, keyring, segment.at) {
+                Answer::Verified(key) => {
+                    self.counts.verified += 1;
+                    findings.add(segment, protocol, verified, Confidence::Certain, key.short());
+                    findings.identity.note(&message, segment.direction, Some(key), keyring.id);
+                }
+                Answer::Unknown(tried) if is_evident => {
+                    self.counts.unknown += 1;
+                    findings.add(segment, protocol, unknown, Confidence::Possible, tried.into());
+                    findings.identity.note(&message, segment.direction, None, keyring.id);
+                }
+                Answer::Unknown(_) | Answer::Nothing => {}
+            }
+        }
+    }
+
+    fn ask(&mut self, message: &Message<'_>, keyring: &Keyring, at: Timestamp) -> Answer {
+        if self.second != at.as_secs() {
+            (self.second, self.left) = (at.as_secs(), [TRIALS; 2]);
+        }
+        let all = keyring.of(message.protocol());
+        let near: &[u32] = {
+            let start = self.near.partition_point(|position| *position < all.start);
+            let end = self.near.partition_point(|position| *position < all.end);
+            self.near.get(start..end).unwrap_or_default()
+        };
+        let Self { left: [left_near, left_far], counts, .. } = self;
+        let mut answer = if near.is_empty() { Answer::Nothing } else { Answer::Unknown(all.len() as u32) };
+        let positions = near.iter().copied().map(|position| (position, true));
+        let others = all.filter(|position| near.binary_search(position).is_err()).map(|position| (position, false));
+        for (position, is_near) in positions.chain(others) {
+            let Some(key) = keyring.keys.get(position as usize).filter(|key| key.applies(message)) else { continue };
+            let left = if is_near { &mut *left_near } else { &mut *left_far };
+            if *left == 0 {
+                counts.skipped += 1;
+                // Who was not asked did not say no.
+                if is_near {
+                    answer = Answer::Nothing;
+                }
+                break;
+            }
+            *left -= 1;
+            counts.trials += 1;
+            if key.verifies(message) {
+                answer = Answer::Verified(key.fingerprint());
+                break;
+            }
+        }
+        answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::detect::tests_support::{Noise, segment, trials, udp};
+    use crate::detect::{Carrier, Detection, Evidence};
+    use crate::flow::Direction::{Forward, Reverse};
+    use crate::wire::TcpFlags;
+
+    const SERVER: &str = "sKGrmKhFWRpQ8KzXzLZEEUsPPUAFLkeB/XND6NsY/XA=";
+    const CLIENT: &str = "Y8ouswK9NbgOtZfMYuRChpP11L80hRNbwHUI1osbd3E=";
+    const STATIC: &str = include_str!("../../../tests/captures/openvpn-udp-pinned-tls-auth/keys/ta.key");
+
+    // Of the captures `*-pinned*`: what real software sent, made with the keys above.
+    const INITIATION: &str = "010000007412213af32df7300adbc527db0cc1c0c77a9153aae931d7554be5b04203c364461b462a379aa56b34f70796bd2bbdcdf364b694a9372aae7080736fcd9c6e975415eebddf197a3b000f5c1925379e8b0eb089e0fdd2029d200c20b8560262506bd53b9550d895e3ee0a996ef11e2f9fdb8f65135ed52e1784a2c32d25cddc2a00000000000000000000000000000000";
+    const RESPONSE: &str = "02000000475f1e027412213ad42a2ab29c6ddc3ccd18d8f2e171c640d2fc4713267186ea4aa160c30b75ec682c51f9fad77f742010490b4eb8ee1353d453b7f45f2f57b3f7779c7c10665a6b00000000000000000000000000000000";
+    const TLS_AUTH: [&str; 2] = [
+        "38f2726e3a388706398d4dca40098dc12df33280592f0b9f4b0a8bc0d3000000016b0650e50000000000",
+        "40ed5bc8c0f0f79e6b2d950cb39e07d6c4c1b851ee460c8ef094b17045000000016b0650e50100000000f2726e3a3887063900000000",
+    ];
+    const TLS_AUTH_SHA512: [&str; 2] = [
+        "38c29f60512330ac21eecdcd4c7255f8fe4648d645752fa549a8de3709c972c3004ebaf58babd9b1666c0c14dd63f3c2eb9e0ab324668e8b5133d23eb8b1f1f665c0fb68e7b3f50b4e000000016b0650ea0000000000",
+        "40fb9c0e9c2718ae9e1fe46ef8d9bd0dac6d320e5a73b8d3258a17b0ff3365dee03d69767bdbc61b86eb5483b134a19faf98523e33ae25508cf318a04913f76f688d877f836f0ec1e1000000016b0650ea0100000000c29f60512330ac2100000000",
+    ];
+    const TLS_CRYPT: [&str; 2] = [
+        "386bf399bd5e4c2ff4000000016b0650f0bdc96d5a5e215a107cdc1d70897517866f42b0e00a809eb73430ebb6c9b4809626ce003c84",
+        "408fb8888246c246bf000000016b0650f01b1dcbf30f87d4df98d39f90b7606d3aa2ac979a0574fdb9ffa10815844861e6e9c20a0b84fba510694d6b0030973aa2f8",
+    ];
+    const BARE: [&str; 2] = ["38f2726e3a388706390000000000", "40ed5bc8c0f0f79e6b0100000000f2726e3a3887063900000000"];
+
+    fn octets(hexadecimal: &str) -> Vec<u8> {
+        hexadecimal
+            .as_bytes()
+            .chunks(2)
+            .map(|two| u8::from_str_radix(str::from_utf8(two).unwrap(), 16).unwrap())
+            .collect()
+    }
+
+    fn wireguard(text: &str) -> Key {
+        use base64::Engine;
+        let octets = base64::engine::general_purpose::STANDARD.decode(text).unwrap();
+        Key::wireguard(octets.as_slice().try_into().unwrap())
+    }
+
+    fn openvpn(kind: KeyKind) -> Key {
+        Key::openvpn(kind, STATIC).unwrap()
+    }
+
+    /// A key that made nothing here.
+    fn stranger(kind: KeyKind, number: u8) -> Key {
+        match kind {
+            KeyKind::Wireguard => Key::wireguard(&[number; 32]),
+            kind => {
+                let digits = format!("{number:02x}").repeat(256);
+                let lines = ["-----BEGIN OpenVPN Static key V1-----", &digits, "-----END OpenVPN Static key V1-----"];
+                Key::openvpn(kind, &lines.join("\n")).unwrap()
+            }
+        }
+    }
+
+    fn ring(keys: Vec<Key>) -> Keyring {
+        Keyring::new(keys.into_iter().map(Arc::new))
+    }
+
+    /// A flow that the detectors took for this protocol, and what the keys make of its messages, all of an address
+    /// whose approval pins every key.
+    fn shown(keyring: &Keyring, messages: &[(Direction, Carrier, Vec<u8>)]) -> (Findings, Checks) {
+        let (mut findings, mut checks) = (Findings::default(), Checks::default());
+        for (way, carrier, octets) in messages {
+            let segment = segment(*way, *carrier, octets);
+            for detector in crate::detect::REGISTRY {
+                detector.inspect(&segment, &mut findings);
+            }
+            let near = 0..keyring.keys().len() as u32;
+            if may_hold_handshake(&segment) {
+                checks.check(&segment, keyring, near, &mut findings);
+            }
+        }
+        (findings, checks)
+    }
+
+    fn seen(keyring: &Keyring, messages: &[(Direction, Vec<u8>)]) -> ([Seen; 2], bool) {
+        let messages: Vec<_> = messages.iter().map(|(way, octets)| (*way, Carrier::Udp, octets.clone())).collect();
+        let identity = shown(keyring, &messages).0.detection().map(|found| found.identity).unwrap_or_default();
+        (identity.seen, identity.is_whole())
+    }
+
+    #[test]
+    fn what_real_software_sent_verifies_by_its_keys_alone() {
+        use KeyKind::{OpenvpnTlsAuth as Auth, OpenvpnTlsCrypt as Crypt, Wireguard};
+        let pair = |texts: [&str; 2]| vec![(Forward, octets(texts[0])), (Reverse, octets(texts[1]))];
+        let mut broken = octets(INITIATION);
+        broken[60] ^= 1;
+        let mut other_mac2 = octets(INITIATION);
+        other_mac2[140] ^= 1;
+        let mut turned = octets(TLS_CRYPT[0]);
+        turned[53] ^= 1;
+        let key = |key: &Key| Seen::Key(key.fingerprint());
+        let (server, client) = (wireguard(SERVER), wireguard(CLIENT));
+        let (auth, crypt) = (openvpn(Auth), openvpn(Crypt));
+        let unknown = Seen::Unknown(1);
+        #[rustfmt::skip]
+        let cases = [
+            ("server's key", vec![server.clone()], pair([INITIATION, RESPONSE]), [key(&server), unknown], true),
+            ("client's key", vec![client.clone()], pair([INITIATION, RESPONSE]), [unknown, key(&client)], true),
+            ("both", vec![client.clone(), server.clone()], pair([INITIATION, RESPONSE]), [key(&server), key(&client)], true),
+            ("neither", vec![stranger(Wireguard, 7)], pair([INITIATION, RESPONSE]), [unknown; 2], true),
+            ("initiation alone, another key", vec![stranger(Wireguard, 7)], vec![(Forward, octets(INITIATION))], [unknown, Seen::Nothing], false),
+            ("three initiations, another key", vec![stranger(Wireguard, 7)], vec![(Forward, octets(INITIATION)); 3], [Seen::Unknown(3), Seen::Nothing], true),
+            ("an octet changed", vec![server.clone()], vec![(Forward, broken)], [unknown, Seen::Nothing], false),
+            ("mac2 is no part of it", vec![server.clone()], vec![(Forward, other_mac2)], [key(&server), Seen::Nothing], false),
+            ("OpenVPN's keys say nothing of it", vec![auth.clone(), crypt.clone()], pair([INITIATION, RESPONSE]), [Seen::Nothing; 2], false),
+            ("tls-auth, SHA-1, directions 0 and 1", vec![auth.clone()], pair(TLS_AUTH), [key(&auth); 2], true),
+            ("tls-auth, SHA-512, no direction", vec![auth.clone()], pair(TLS_AUTH_SHA512), [key(&auth); 2], true),
+            ("tls-auth, another key", vec![stranger(Auth, 7)], pair(TLS_AUTH), [unknown; 2], true),
+            ("tls-auth by a tls-crypt key", vec![crypt.clone()], pair(TLS_AUTH), [unknown; 2], true),
+            ("tls-crypt", vec![crypt.clone()], pair(TLS_CRYPT), [key(&crypt); 2], true),
+            ("tls-crypt, another key", vec![stranger(Crypt, 7)], pair(TLS_CRYPT), [unknown; 2], true),
+            ("tls-crypt by a tls-auth key", vec![auth.clone()], pair(TLS_CRYPT), [unknown; 2], true),
+            ("tls-crypt, ciphertext changed", vec![crypt.clone()], vec![(Forward, turned)], [unknown, Seen::Nothing], false),
+            ("among others", (0..9).map(|n| stranger(Crypt, n)).chain([crypt.clone()]).collect(), pair(TLS_CRYPT), [key(&crypt); 2], true),
+            ("no guard", vec![auth.clone(), crypt.clone()], pair(BARE), [unknown; 2], true),
+            ("no keys of this protocol", vec![server.clone()], pair(TLS_CRYPT), [Seen::Nothing; 2], false),
+        ];
+        for (name, keys, messages, expected, is_whole) in cases {
+            assert_eq!(seen(&ring(keys), &messages), (expected, is_whole), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_verified_key_is_certain_and_named() {
+        let key = wireguard(SERVER);
+        let (findings, checks) = shown(&ring(vec![key.clone()]), &[(Forward, Carrier::Udp, octets(INITIATION))]);
+        let Some(Detection {
+            protocol: Protocol::Wireguard, confidence: Confidence::Certain, midstream: false, ..
+        }) = findings.detection()
+        else {
+            panic!("{findings:?}")
+        };
+        let Evidence { value, .. } = findings.of(&WIREGUARD_VERIFIED, Forward).unwrap();
+        assert!(key.fingerprint().to_string().starts_with(&format!("wireguard:{value:012x}")));
+        assert_eq!(*checks.counts(), KeyCounts { trials: 1, verified: 1, ..KeyCounts::default() });
+    }
+
+    #[test]
+    fn a_stream_is_cut_into_its_packets() {
+        let key = openvpn(KeyKind::OpenvpnTlsCrypt);
+        let carrier = Carrier::Tcp { seq: 1, flags: TcpFlags(TcpFlags::ACK) };
+        let framed = |text: &str| [&(octets(text).len() as u16).to_be_bytes()[..], &octets(text)].concat();
+        let messages = [(Forward, carrier, framed(TLS_CRYPT[0])), (Reverse, carrier, framed(TLS_CRYPT[1]))];
+        let (findings, _) = shown(&ring(vec![key.clone()]), &messages);
+        assert_eq!(findings.detection().unwrap().identity.seen, [Seen::Key(key.fingerprint()); 2]);
+        for len in 0..messages[0].2.len() {
+            shown(&ring(vec![key.clone()]), &[(Forward, carrier, messages[0].2[..len].to_vec())]);
+        }
+    }
+
+    /// Anybody can send a message from a forged address; only both ends make a handshake.
+    #[test]
+    fn a_forged_message_takes_nothing_from_a_verified_flow() {
+        let server = wireguard(SERVER);
+        let keyring = ring(vec![server.clone()]);
+        let mut forged = octets(INITIATION);
+        forged[4..8].copy_from_slice(&[9; 4]);
+        let mut answer = octets(RESPONSE);
+        answer[8..12].copy_from_slice(&[9; 4]);
+        let mut messages = vec![(Forward, octets(INITIATION)), (Reverse, octets(RESPONSE)), (Forward, forged.clone())];
+        messages.push((Forward, forged));
+        assert_eq!(seen(&keyring, &messages).0, [Seen::Key(server.fingerprint()), Seen::Unknown(1)]);
+        // Answered, it is another handshake.
+        messages.push((Reverse, answer));
+        assert_eq!(seen(&keyring, &messages).0, [Seen::Unknown(1); 2]);
+        messages.push((Forward, octets(INITIATION)));
+        assert_eq!(seen(&keyring, &messages).0, [Seen::Key(server.fingerprint()), Seen::Unknown(1)]);
+    }
+
+    #[test]
+    fn too_little_captured_is_counted() {
+        let keyring = ring(vec![wireguard(SERVER)]);
+        let (mut findings, mut checks) = (Findings::default(), Checks::default());
+        let message = octets(INITIATION);
+        let segment = Segment { payload: &message[..54], ..udp(Forward, &message) };
+        crate::detect::REGISTRY[0].inspect(&segment, &mut findings);
+        checks.check(&segment, &keyring, 0..1, &mut findings);
+        assert_eq!(findings.detection().unwrap().identity, Identity::default());
+        assert_eq!(*checks.counts(), KeyCounts { cut: 1, ..KeyCounts::default() });
+    }
+
+    #[test]
+    fn a_flood_tries_so_many_keys_a_second() {
+        let keyring = ring((0..100).map(|number| stranger(KeyKind::Wireguard, number)).collect());
+        let (mut noise, mut checks) = (Noise::default(), Checks::default());
+        let mut flood = |checks: &mut Checks, second, near: Range<u32>| {
+            let before = checks.counts().trials;
+            for _ in 0..3000 {
+                let message = [&[1, 0, 0, 0][..], &noise.octets(144)].concat();
+                let segment = Segment { at: Timestamp::from_secs(second), ..udp(Forward, &message) };
+                let mut findings = Findings::default();
+                crate::detect::REGISTRY[0].inspect(&segment, &mut findings);
+                checks.check(&segment, &keyring, near.clone(), &mut findings);
+            }
+            checks.counts().trials - before
+        };
+        // Of addresses that no approval names.
+        assert_eq!(flood(&mut checks, 1, 0..0), u64::from(TRIALS));
+        assert_eq!(checks.counts().skipped, 3000 - u64::from(TRIALS) / 100);
+        // Which leaves those of approved addresses enough.
+        assert_eq!(flood(&mut checks, 1, 0..2), 6000);
+        assert_eq!(checks.counts().unknown, 3000);
+        assert_eq!(flood(&mut checks, 2, 0..100), u64::from(TRIALS));
+    }
+
+    #[test]
+    fn keys_keep_what_was_verified_and_forget_what_others_did_not_verify() {
+        let (server, client) = (wireguard(SERVER), wireguard(CLIENT));
+        let (old, new) = (ring(vec![server.clone()]), ring(vec![server.clone(), client.clone()]));
+        assert_ne!(old.id(), new.id());
+        let (mut findings, mut checks) = (Findings::default(), Checks::default());
+        for (keyring, way, text) in [(&old, Forward, INITIATION), (&old, Reverse, RESPONSE), (&new, Reverse, RESPONSE)]
+        {
+            let message = octets(text);
+            crate::detect::REGISTRY[0].inspect(&udp(way, &message), &mut findings);
+            checks.check(&udp(way, &message), keyring, 0..2, &mut findings);
+        }
+        let seen = findings.detection().unwrap().identity.seen;
+        assert_eq!(seen, [Seen::Key(server.fingerprint()), Seen::Key(client.fingerprint())]);
+    }
+
+    #[test]
+    fn random_octets_are_made_with_no_key() {
+        let keyring =
+            ring(vec![wireguard(SERVER), openvpn(KeyKind::OpenvpnTlsAuth), openvpn(KeyKind::OpenvpnTlsCrypt)]);
+        let (mut noise, mut checks) = (Noise::default(), Checks::default());
+        for number in 0..trials() {
+            // All that a message has in clear, and the rest by chance.
+            let mut message = noise.octets(148);
+            let front: &[u8] = match number % 3 {
+                0 => &[1, 0, 0, 0],
+                1 => &[0x38, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 1, 0x6b, 0, 0, 0],
+                _ => &[0x38],
+            };
+            message[..front.len()].copy_from_slice(front);
+            message[29..37].copy_from_slice(&[0, 0, 0, 1, 0x6b, 0, 0, 0]);
+            let segment = Segment { at: Timestamp::from_secs(number.into()), ..udp(Forward, &message) };
+            checks.check(&segment, &keyring, 0..3, &mut Findings::default());
+        }
+        assert!(checks.counts().trials >= trials().into());
+        assert_eq!(checks.counts().verified, 0);
+    }
+
+    #[test]
+    fn key_files() {
+        let (begin, end) = ("-----BEGIN OpenVPN Static key V1-----\n", "-----END OpenVPN Static key V1-----\n");
+        let digits = "0123456789abcdef0123456789ABCDEF\n".repeat(16);
+        let read = |text: &str| Key::openvpn(KeyKind::OpenvpnTlsAuth, text).map(|_| ());
+        for (name, text, expected) in [
+            ("as openvpn writes it", STATIC.to_owned(), Ok(())),
+            ("DOS lines", STATIC.replace('\n', "\r\n"), Ok(())),
+            ("empty", String::new(), Err(KeyError::NoBeginning)),
+            ("no beginning", format!("{digits}{end}"), Err(KeyError::NoBeginning)),
+            ("no end", format!("{begin}{digits}"), Err(KeyError::NoEnd)),
+            ("a digit short", format!("{begin}{}{end}", &digits[..digits.len() - 2]), Err(KeyError::Length)),
+            ("an octet long", format!("{begin}{digits}00{end}"), Err(KeyError::Length)),
+            ("no digits", format!("{begin}{}{end}", digits.replace('0', "g")), Err(KeyError::NotHexadecimal)),
+            ("a certificate", "-----BEGIN CERTIFICATE-----".to_owned(), Err(KeyError::NoBeginning)),
+        ] {
+            assert_eq!(read(&text), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn no_text_gives_a_key_away() {
+        let key = openvpn(KeyKind::OpenvpnTlsAuth);
+        let digits: String = STATIC.lines().filter(|line| line.len() == 32).collect();
+        assert_eq!(format!("{key:?}"), format!("Key({})", key.fingerprint()));
+        for text in [format!("{key:?}"), format!("{:?}", ring(vec![key.clone()]))] {
+            // Nor does any 32 bits of it stand there as a number.
+            assert!((0..digits.len() - 8).all(|at| !text.contains(&digits[at..at + 8])), "{text}");
+        }
+        // The same octets used otherwise are another key.
+        assert_ne!(key.fingerprint(), openvpn(KeyKind::OpenvpnTlsCrypt).fingerprint());
+    }
+}
