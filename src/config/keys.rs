@@ -26,11 +26,12 @@ pub(super) fn read_keys(section: &Section<'_, '_>, approvals: &Path) -> Option<V
         None => Some(Vec::new()),
     };
     let secret = |kind: KeyKind| move |value: &Value<'_, '_>| secret_key(value, approvals, kind).map(|key| vec![key]);
-    let lists: [Option<Vec<Key>>; 4] = [
+    let lists: [Option<Vec<Key>>; 5] = [
         list("wireguard_public_keys", &|value| public_key(value).map(|key| vec![key])),
         list("wireguard_public_key_files", &|value| public_keys(value, approvals)),
         list("openvpn_tls_auth", &secret(KeyKind::OpenvpnTlsAuth)),
         list("openvpn_tls_crypt", &secret(KeyKind::OpenvpnTlsCrypt)),
+        list("openvpn_tls_crypt_v2_clients", &secret(KeyKind::OpenvpnTlsCryptV2)),
     ];
     section.finish();
     let mut keys = Vec::new();
@@ -80,9 +81,13 @@ fn secret_key(value: &Value<'_, '_>, approvals: &Path, kind: KeyKind) -> Option<
     match Key::openvpn(kind, &text) {
         Ok(key) => Some(key),
         Err(error) => {
+            let (what, command) = match kind {
+                KeyKind::OpenvpnTlsCryptV2 => ("client key", "--genkey tls-crypt-v2-client"),
+                _ => ("static key", "--genkey secret"),
+            };
             value.wrong(&format_args!(
-                "{path} holds no static key of OpenVPN: {}; name a file that `openvpn --genkey secret FILE` wrote",
-                error.meaning()
+                "{path} holds no {what} of OpenVPN: {}; name a file that `openvpn … {command} FILE` wrote",
+                error.meaning(kind)
             ));
             None
         }

@@ -116,6 +116,8 @@ fn a_pinned_key_decides_whichever_the_address() {
         ("tls-crypt, another key", crypt, format!("{HERE}\n{other}"), mismatch),
         ("tls-crypt over TCP, from another address", tcp, format!("{ELSEWHERE}\n{tls_crypt}"), approved),
         ("tls-crypt over TCP, another key", tcp, format!("{HERE}\n{other}"), mismatch),
+        ("tls-crypt-v2, from another address", "openvpn-udp-pinned-tls-crypt-v2", format!("{ELSEWHERE}\nidentity.openvpn_tls_crypt_v2_clients = [\"keys/client.key\"]"), approved),
+        ("tls-crypt-v2 where a tls-crypt key is pinned", "openvpn-udp-pinned-tls-crypt-v2", format!("{HERE}\n{other}"), mismatch),
         ("no guard where one is pinned", "openvpn-udp", format!("{HERE}\n{tls_crypt}"), mismatch),
         ("picked up behind its handshake", "openvpn-udp-midstream", format!("{HERE}\n{tls_crypt}"), unverified),
         ("picked up behind it, from another address", "openvpn-udp-midstream", format!("{ELSEWHERE}\n{tls_crypt}"), ("unapproved_vpn_tunnel", "no_approval", "")),
@@ -124,7 +126,7 @@ fn a_pinned_key_decides_whichever_the_address() {
         let keys = if name.contains("pinned") { name } else { crypt };
         let folder = folder(keys, &vpn(approvals));
         secret(&folder.path().join("approvals.d/keys/other.key"), &other_key());
-        if !keys.starts_with("openvpn") {
+        if !folder.path().join("approvals.d/keys/ta.key").exists() {
             secret(&folder.path().join("approvals.d/keys/ta.key"), &other_key());
         }
         let identity = Value::from(*identity).as_str().filter(|text| !text.is_empty()).map_or(Value::Null, Value::from);
@@ -189,7 +191,7 @@ fn explanations_say_whose_key_it_is_not() {
             "reason    identity_mismatch: the address is approved, but its handshake is made with none of the keys that the approval pins",
             "  ->  openvpn.key_unknown  makes it possible",
             "  <-  openvpn.key_unknown  makes it possible",
-            "a control packet that none of the pinned tls-auth and tls-crypt keys guards",
+            "a control packet that none of the pinned tls-auth, tls-crypt and tls-crypt-v2 keys guards",
             &format!("FAILS key: allowed {key}; found handshakes made with none of them"),
         ],
     );
@@ -278,8 +280,9 @@ fn keys_that_are_wrong_or_open_to_others_are_refused() {
         (crypt("open/ta.key"), &["approvals.d/keys/open/ta.key lies in ", "keys/open, where other users may put another file in its place (mode 0777): run `chmod go-w "]),
         (crypt("missing.key"), &["approvals.d/keys/missing.key cannot be read: No such file"]),
         (crypt("open"), &["approvals.d/keys/open is not a file"]),
-        (crypt("empty.key"), &["empty.key holds no static key of OpenVPN: the line `-----BEGIN OpenVPN Static key V1-----` is missing", "openvpn --genkey secret"]),
+        (crypt("empty.key"), &["empty.key holds no static key of OpenVPN: its lines `-----BEGIN OpenVPN Static key V1-----` and ", "openvpn … --genkey secret"]),
         (crypt("short.key"), &["short.key holds no static key of OpenVPN: it does not hold 512 hexadecimal digits"]),
+        ("openvpn_tls_crypt_v2_clients = [\"keys/ta.key\"]".to_owned(), &["ta.key holds no client key of OpenVPN: its lines `-----BEGIN OpenVPN tls-crypt-v2 client key-----` and ", "--genkey tls-crypt-v2-client FILE"]),
         (crypt("binary.key"), &["binary.key is no text"]),
         (crypt("large.key"), &["large.key is larger than 64 KiB"]),
         (files("open.pub"), &["open.pub may be changed by other users (mode 0666): run `chmod go-w approvals.d/keys/open.pub`"]),

@@ -16,10 +16,16 @@
 //! Of each field as many octets are used as the digest or the cipher wants. tls-auth sends with slot 0 where no direction or
 //! direction 0 is set, with slot 1 where direction 1 is; tls-crypt's server sends with slot 0 and its client with slot 1.
 //! Whoever knows either slot has the file, so both are tried whichever way a packet goes, and no direction need be set.
+//!
+//! A client key of tls-crypt-v2 (OpenVPN's `doc/tls-crypt-v2.txt`) is the same 256 octets and behind them the same key as
+//! its server wrapped it, which ends in its own length in two octets: base64 between two lines. It guards as tls-crypt
+//! does; the client sends the wrapped key behind its first packet, which the guard does not cover.
 
 use std::fmt;
 
 use aes::Aes256;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use blake2::digest::consts::U16;
 use blake2::digest::{KeyInit, Mac};
 use blake2::{Blake2s256, Blake2sMac};
@@ -42,6 +48,8 @@ pub enum KeyKind {
     OpenvpnTlsAuth,
     /// A static key of OpenVPN, used with `tls-crypt`.
     OpenvpnTlsCrypt,
+    /// A client's key of OpenVPN's `tls-crypt-v2`.
+    OpenvpnTlsCryptV2,
 }
 
 impl KeyKind {
@@ -52,6 +60,7 @@ impl KeyKind {
             Self::Wireguard => "wireguard",
             Self::OpenvpnTlsAuth => "openvpn-tls-auth",
             Self::OpenvpnTlsCrypt => "openvpn-tls-crypt",
+            Self::OpenvpnTlsCryptV2 => "openvpn-tls-crypt-v2",
         }
     }
 
@@ -60,7 +69,7 @@ impl KeyKind {
     pub const fn protocol(self) -> Protocol {
         match self {
             Self::Wireguard => Protocol::Wireguard,
-            Self::OpenvpnTlsAuth | Self::OpenvpnTlsCrypt => Protocol::Openvpn,
+            Self::OpenvpnTlsAuth | Self::OpenvpnTlsCrypt | Self::OpenvpnTlsCryptV2 => Protocol::Openvpn,
         }
     }
 }
@@ -110,6 +119,8 @@ impl fmt::Display for Fingerprint {
 pub struct Key {
     fingerprint: Fingerprint,
     material: Zeroizing<Vec<u8>>,
+    /// Octets of the key as its server wrapped it, behind a client's first packet.
+    wrapped_len: usize,
 }
 
 impl fmt::Debug for Key {
@@ -126,28 +137,34 @@ impl PartialEq for Key {
 
 impl Eq for Key {}
 
-/// Why a text holds no static key of OpenVPN.
+/// Why a text holds no key of OpenVPN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyError {
-    /// The line that begins it is missing.
-    NoBeginning,
-    /// The line that ends it is missing.
-    NoEnd,
-    /// Something else than hexadecimal digits stands between them.
-    NotHexadecimal,
-    /// Not 512 digits.
+    /// The line that begins it, or the one that ends it, is missing.
+    NoFrame,
+    /// Something else than digits stands between them.
+    NotDigits,
+    /// Too many or too few digits.
     Length,
 }
 
 impl KeyError {
     /// In a sentence.
     #[must_use]
-    pub const fn meaning(self) -> &'static str {
-        match self {
-            Self::NoBeginning => "the line `-----BEGIN OpenVPN Static key V1-----` is missing",
-            Self::NoEnd => "the line `-----END OpenVPN Static key V1-----` is missing",
-            Self::NotHexadecimal => "something else than hexadecimal digits stands between its first and its last line",
-            Self::Length => "it does not hold 512 hexadecimal digits (2048 bits)",
+    pub const fn meaning(self, kind: KeyKind) -> &'static str {
+        match (kind, self) {
+            (KeyKind::OpenvpnTlsCryptV2, Self::NoFrame) => {
+                "its lines `-----BEGIN OpenVPN tls-crypt-v2 client key-----` and `-----END OpenVPN tls-crypt-v2 client key-----` are missing"
+            }
+            (KeyKind::OpenvpnTlsCryptV2, Self::NotDigits) => {
+                "something else than base64 stands between its first and its last line"
+            }
+            (KeyKind::OpenvpnTlsCryptV2, Self::Length) => "it does not hold 2048 bits and a wrapped key",
+            (_, Self::NoFrame) => {
+                "its lines `-----BEGIN OpenVPN Static key V1-----` and `-----END OpenVPN Static key V1-----` are missing"
+            }
+            (_, Self::NotDigits) => "something else than hexadecimal digits stands between its first and its last line",
+            (_, Self::Length) => "it does not hold 512 hexadecimal digits (2048 bits)",
         }
     }
 }
@@ -161,27 +178,39 @@ impl Key {
     pub fn wireguard(public: &[u8; 32]) -> Self {
         let mac1_key = Blake2s256::new().chain_update(b"mac1----").chain_update(public).finalize();
         let material = Zeroizing::new(mac1_key.to_vec());
-        Self { fingerprint: Fingerprint::of(KeyKind::Wireguard, public), material }
+        Self { fingerprint: Fingerprint::of(KeyKind::Wireguard, public), material, wrapped_len: 0 }
     }
 
-    /// The text of a static key file of OpenVPN; `kind` says how it is used.
+    /// The text of a key file of OpenVPN; `kind` says how it is used.
     pub fn openvpn(kind: KeyKind, text: &str) -> Result<Self, KeyError> {
-        let (_, behind) = text.split_once("-----BEGIN OpenVPN Static key V1-----").ok_or(KeyError::NoBeginning)?;
-        let (digits, _) = behind.split_once("-----END OpenVPN Static key V1-----").ok_or(KeyError::NoEnd)?;
-        let mut octets = Zeroizing::new(Vec::with_capacity(STATIC_KEY));
-        let mut half = None;
-        for digit in digits.chars().filter(|digit| !digit.is_whitespace()) {
-            let digit = digit.to_digit(16).ok_or(KeyError::NotHexadecimal)? as u8;
-            match half.take() {
-                None => half = Some(digit << 4),
-                Some(_) if octets.len() == STATIC_KEY => return Err(KeyError::Length),
-                Some(high) => octets.push(high | digit),
+        let is_wrapped = kind == KeyKind::OpenvpnTlsCryptV2;
+        let name = if is_wrapped { "OpenVPN tls-crypt-v2 client key" } else { "OpenVPN Static key V1" };
+        let behind = text.split_once(&format!("-----BEGIN {name}-----")).map(|(_, behind)| behind);
+        let between = behind.and_then(|behind| behind.split_once(&format!("-----END {name}-----")));
+        let (digits, _) = between.ok_or(KeyError::NoFrame)?;
+        let digits: Zeroizing<Vec<u8>> =
+            Zeroizing::new(digits.bytes().filter(|octet| !octet.is_ascii_whitespace()).collect());
+        let mut material = Zeroizing::new(Vec::new());
+        if is_wrapped {
+            *material = STANDARD.decode(&*digits).map_err(|_| KeyError::NotDigits)?;
+        } else {
+            material.reserve_exact(digits.len().div_ceil(2));
+            for pair in digits.chunks(2) {
+                let octet = pair.iter().try_fold(0, |octet, digit| Some(octet << 4 | char::from(*digit).to_digit(16)?));
+                material.push(octet.ok_or(KeyError::NotDigits)? as u8);
             }
         }
-        if half.is_some() || octets.len() != STATIC_KEY {
+        let wrapped = material.get(STATIC_KEY..).ok_or(KeyError::Length)?;
+        let wrapped_len = wrapped.len();
+        // A wrapped key ends in its length.
+        let says = wrapped.last_chunk().map_or(0, |len| usize::from(u16::from_be_bytes(*len)));
+        let fits = if is_wrapped { wrapped_len > 0 && says == wrapped_len } else { digits.len() == 2 * STATIC_KEY };
+        if !fits {
             return Err(KeyError::Length);
         }
-        Ok(Self { fingerprint: Fingerprint::of(kind, &octets), material: octets })
+        // What is wrapped is of no use here.
+        material.truncate(STATIC_KEY);
+        Ok(Self { fingerprint: Fingerprint::of(kind, &material), material, wrapped_len })
     }
 
     /// Its name.
@@ -195,7 +224,9 @@ impl Key {
         match (self.fingerprint.kind, message) {
             (KeyKind::Wireguard, Message::Wireguard(_)) => true,
             (KeyKind::OpenvpnTlsAuth, Message::Openvpn(message)) => message.tls_auth().next().is_some(),
-            (KeyKind::OpenvpnTlsCrypt, Message::Openvpn(message)) => message.tls_crypt().is_some(),
+            (KeyKind::OpenvpnTlsCrypt | KeyKind::OpenvpnTlsCryptV2, Message::Openvpn(message)) => {
+                message.tls_crypt(self.wrapped_len).is_some()
+            }
             _ => false,
         }
     }
@@ -209,8 +240,8 @@ impl Key {
             (KeyKind::OpenvpnTlsAuth, Message::Openvpn(message)) => {
                 message.tls_auth().any(|guarded| self.slots().any(|(_, hmac)| is_tls_auth(hmac, &guarded)))
             }
-            (KeyKind::OpenvpnTlsCrypt, Message::Openvpn(message)) => message
-                .tls_crypt()
+            (KeyKind::OpenvpnTlsCrypt | KeyKind::OpenvpnTlsCryptV2, Message::Openvpn(message)) => message
+                .tls_crypt(self.wrapped_len)
                 .is_some_and(|guarded| self.slots().any(|(cipher, hmac)| is_tls_crypt(cipher, hmac, &guarded))),
             _ => false,
         }

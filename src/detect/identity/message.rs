@@ -10,7 +10,7 @@
 //! | 0 | 9 | opcode, session | 0 | 9 | opcode, session |
 //! | 9 | 20 to 64 | HMAC over replay, opcode and session, rest | 9 | 8 | replay: packet identifier, time |
 //! | next | 8 | replay: packet identifier, time | 17 | 32 | HMAC-SHA256 over opcode and session, replay, plain rest |
-//! | next | | rest | 49 | | rest, encrypted |
+//! | next | | rest | 49 | | rest, encrypted; behind a client's first packets of tls-crypt-v2 its wrapped key |
 
 use crate::detect::openvpn::{opcode, replay_counter};
 use crate::detect::{Carrier, Protocol, Segment};
@@ -46,7 +46,10 @@ pub(super) struct Wireguard<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Openvpn<'a> {
     step: Step,
+    /// As captured.
     octets: &'a [u8],
+    /// On the wire.
+    len: usize,
 }
 
 /// A control packet's parts, as a guard orders them.
@@ -146,10 +149,14 @@ const fn step(first: u8) -> Option<Step> {
 const BARE_RESETS: [usize; 2] = [9 + 1 + 4, 9 + 1 + 4 + 8 + 4];
 
 fn openvpn(octets: &[u8], len: usize) -> Option<Part<'_>> {
-    let packet = Openvpn { step: step(*octets.first()?)?, octets };
-    let is_guarded = packet.tls_crypt().is_some() || packet.tls_auth().next().is_some();
+    let first = *octets.first()?;
+    let packet = Openvpn { step: step(first)?, octets, len };
+    let is_guarded = replay_counter(octets, HEAD).is_some() || packet.tls_auth().next().is_some();
     let is_bare = packet.step != Step::Follows && BARE_RESETS.contains(&len);
-    let part = if octets.len() < len { Part::Cut(Protocol::Openvpn) } else { Part::Message(Message::Openvpn(packet)) };
+    // What a reset of tls-crypt-v2 guards comes before the wrapped key, which may be cut.
+    let least = if first >> 3 == opcode::CLIENT_RESET_V3 { len.min(HEAD + REPLAY + TAG + EMPTY) } else { len };
+    let part =
+        if octets.len() < least { Part::Cut(Protocol::Openvpn) } else { Part::Message(Message::Openvpn(packet)) };
     (is_guarded || is_bare).then_some(part)
 }
 
@@ -161,6 +168,8 @@ const HEAD: usize = 9;
 const REPLAY: usize = 8;
 /// HMAC-SHA256.
 const TAG: usize = 32;
+/// A reset's rest: no acknowledgments, a message identifier.
+const EMPTY: usize = 5;
 
 impl<'a> Openvpn<'a> {
     /// As tls-auth would read it, by each digest that leaves a packet identifier and a time in their place.
@@ -174,12 +183,17 @@ impl<'a> Openvpn<'a> {
         })
     }
 
-    /// As tls-crypt would read it.
-    pub(super) fn tls_crypt(&self) -> Option<Guarded<'a>> {
+    /// As tls-crypt would read it, with a wrapped key of so many octets behind it where one belongs.
+    pub(super) fn tls_crypt(&self, wrapped_len: usize) -> Option<Guarded<'a>> {
         replay_counter(self.octets, HEAD)?;
         let (head, behind) = self.octets.split_at_checked(HEAD)?;
         let (replay, behind) = behind.split_at_checked(REPLAY)?;
         let (tag, rest) = behind.split_at_checked(TAG)?;
-        Some(Guarded { head, replay, tag, rest })
+        let has_wrapped = self
+            .octets
+            .first()
+            .is_some_and(|first| matches!(first >> 3, opcode::CLIENT_RESET_V3 | opcode::CONTROL_WKC));
+        let len = self.len.checked_sub(HEAD + REPLAY + TAG)?.checked_sub(if has_wrapped { wrapped_len } else { 0 })?;
+        Some(Guarded { head, replay, tag, rest: rest.get(..len)? })
     }
 }

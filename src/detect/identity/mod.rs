@@ -37,14 +37,14 @@ pub(super) static WIREGUARD_UNKNOWN: Code = Code {
 
 pub(super) static OPENVPN_VERIFIED: Code = Code {
     name: "openvpn.key_verified",
-    meaning: "a control packet whose HMAC is made with a pinned tls-auth or tls-crypt key; value: the key's fingerprint, first 48 bits",
+    meaning: "a control packet whose HMAC is made with a pinned tls-auth, tls-crypt or tls-crypt-v2 key; value: the key's fingerprint, first 48 bits",
     clause: "OpenVPN network protocol, control channel; tls_crypt.h",
     phase: Phase::Stateless,
 };
 
 pub(super) static OPENVPN_UNKNOWN: Code = Code {
     name: "openvpn.key_unknown",
-    meaning: "a control packet that none of the pinned tls-auth and tls-crypt keys guards, though an approval of its address pins some; value: keys tried",
+    meaning: "a control packet that none of the pinned tls-auth, tls-crypt and tls-crypt-v2 keys guards, though an approval of its address pins some; value: keys tried",
     clause: "OpenVPN network protocol, control channel; tls_crypt.h",
     phase: Phase::Stateless,
 };
@@ -356,6 +356,7 @@ mod tests {
 
     const SERVER: &str = "sKGrmKhFWRpQ8KzXzLZEEUsPPUAFLkeB/XND6NsY/XA=";
     const CLIENT: &str = "Y8ouswK9NbgOtZfMYuRChpP11L80hRNbwHUI1osbd3E=";
+    const CLIENT_V2: &str = include_str!("../../../tests/captures/openvpn-udp-pinned-tls-crypt-v2/keys/client.key");
     const STATIC: &str = include_str!("../../../tests/captures/openvpn-udp-pinned-tls-auth/keys/ta.key");
 
     // Of the captures `*-pinned*`: what real software sent, made with the keys above.
@@ -372,6 +373,11 @@ mod tests {
     const TLS_CRYPT: [&str; 2] = [
         "386bf399bd5e4c2ff4000000016b0650f0bdc96d5a5e215a107cdc1d70897517866f42b0e00a809eb73430ebb6c9b4809626ce003c84",
         "408fb8888246c246bf000000016b0650f01b1dcbf30f87d4df98d39f90b7606d3aa2ac979a0574fdb9ffa10815844861e6e9c20a0b84fba510694d6b0030973aa2f8",
+    ];
+    /// The first is captured up to its wrapped key, which brings it to 353 octets.
+    const TLS_CRYPT_V2: [&str; 2] = [
+        "50b400f43de4b0373b0f0000016b065ab16b3961679858b3f10863959dcef51e760d1801d037bc05397d4d3d1b73e495fcc51a6ad1f6",
+        "40f3066db7f538dbc1000000016b065ab10f3375b37e9b4a9ed1bd9cca5373be5343750b7a0e9163f263bce3289cbb3d71420ba59eae94379e63fdc13c6a1679044d858aaca0a4f5",
     ];
     const BARE: [&str; 2] = ["38f2726e3a388706390000000000", "40ed5bc8c0f0f79e6b0100000000f2726e3a3887063900000000"];
 
@@ -472,6 +478,26 @@ mod tests {
         for (name, keys, messages, expected, is_whole) in cases {
             assert_eq!(seen(&ring(keys), &messages), (expected, is_whole), "{name}");
         }
+    }
+
+    #[test]
+    fn a_wrapped_key_need_not_be_captured() {
+        let key = Key::openvpn(KeyKind::OpenvpnTlsCryptV2, CLIENT_V2).unwrap();
+        let [reset, answer] = TLS_CRYPT_V2.map(octets);
+        let seen = |key: Key, captured: usize, len: u32| {
+            let (keyring, mut findings, mut checks) = (ring(vec![key]), Findings::default(), Checks::default());
+            let reset = Segment { payload: &reset[..captured], payload_len: len, ..udp(Forward, &reset) };
+            for segment in [reset, udp(Reverse, &answer)] {
+                crate::detect::REGISTRY[1].inspect(&segment, &mut findings);
+                checks.check(&segment, &keyring, 0..1, &mut findings);
+            }
+            findings.detection().unwrap().identity.seen
+        };
+        let verified = Seen::Key(key.fingerprint());
+        assert_eq!(seen(key.clone(), 54, 353), [verified; 2]);
+        assert_eq!(seen(key.clone(), 53, 353), [Seen::Nothing, verified], "an octet too few");
+        assert_eq!(seen(key, 54, 352), [Seen::Unknown(1), verified], "another wrapped key's length");
+        assert_eq!(seen(openvpn(KeyKind::OpenvpnTlsCrypt), 54, 353), [Seen::Unknown(1); 2]);
     }
 
     #[test]
@@ -603,13 +629,36 @@ mod tests {
         for (name, text, expected) in [
             ("as openvpn writes it", STATIC.to_owned(), Ok(())),
             ("DOS lines", STATIC.replace('\n', "\r\n"), Ok(())),
-            ("empty", String::new(), Err(KeyError::NoBeginning)),
-            ("no beginning", format!("{digits}{end}"), Err(KeyError::NoBeginning)),
-            ("no end", format!("{begin}{digits}"), Err(KeyError::NoEnd)),
+            ("empty", String::new(), Err(KeyError::NoFrame)),
+            ("no beginning", format!("{digits}{end}"), Err(KeyError::NoFrame)),
+            ("no end", format!("{begin}{digits}"), Err(KeyError::NoFrame)),
             ("a digit short", format!("{begin}{}{end}", &digits[..digits.len() - 2]), Err(KeyError::Length)),
             ("an octet long", format!("{begin}{digits}00{end}"), Err(KeyError::Length)),
-            ("no digits", format!("{begin}{}{end}", digits.replace('0', "g")), Err(KeyError::NotHexadecimal)),
-            ("a certificate", "-----BEGIN CERTIFICATE-----".to_owned(), Err(KeyError::NoBeginning)),
+            ("no digits", format!("{begin}{}{end}", digits.replace('0', "g")), Err(KeyError::NotDigits)),
+            ("a certificate", "-----BEGIN CERTIFICATE-----".to_owned(), Err(KeyError::NoFrame)),
+        ] {
+            assert_eq!(read(&text), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn client_key_files() {
+        let read = |text: &str| Key::openvpn(KeyKind::OpenvpnTlsCryptV2, text).map(|_| ());
+        let (first, last) = (CLIENT_V2.find('\n').unwrap() + 1, CLIENT_V2.rfind("-----END").unwrap());
+        let with = |octets: &[u8]| {
+            use base64::Engine;
+            let text = base64::engine::general_purpose::STANDARD.encode(octets);
+            format!("{}{text}\n{}", &CLIENT_V2[..first], &CLIENT_V2[last..])
+        };
+        for (name, text, expected) in [
+            ("as openvpn writes it", CLIENT_V2.to_owned(), Ok(())),
+            ("a static key", STATIC.to_owned(), Err(KeyError::NoFrame)),
+            ("a server's key", CLIENT_V2.replace("client", "server"), Err(KeyError::NoFrame)),
+            ("no base64", CLIENT_V2.replace('\n', "\n!"), Err(KeyError::NotDigits)),
+            ("no wrapped key", with(&[7; 256]), Err(KeyError::Length)),
+            ("an octet short", with(&[7; 255]), Err(KeyError::Length)),
+            ("the least", with(&[&[7; 256][..], &[0, 2]].concat()), Ok(())),
+            ("another length than it says", with(&[&[7; 257][..], &[0, 2]].concat()), Err(KeyError::Length)),
         ] {
             assert_eq!(read(&text), expected, "{name}");
         }
