@@ -9,9 +9,11 @@ mod common;
 use std::fmt::Write;
 use std::fs;
 
-use common::{assert_nothing_lost, audit_plainly, capture_folders, ends, name, read};
+use common::{
+    OwnedFrame, assert_nothing_lost, audit, audit_plainly, capture_folders, ends, name, pinning, read, settings,
+};
 use linewarden::detect::{Confidence, Protocol, REGISTRY};
-use linewarden::policy::Label;
+use linewarden::policy::{Label, Reason};
 
 /// What a capture's `expected.ndjson` holds: a line of counts, then a line a flow.
 fn golden(folder: &std::path::Path) -> String {
@@ -93,6 +95,26 @@ fn benign_flows_cost_few_calls_of_detectors() {
     calls.sort_unstable();
     let median = calls[calls.len() / 2];
     assert!(median <= MEDIAN_CALLS, "{median} calls: {calls:?}");
+}
+
+/// Keys verify what was made with them, and nothing else; and what no key could verify gets no other name by them.
+#[test]
+fn pinned_keys_verify_their_own_captures_alone() {
+    for folder in capture_folders() {
+        let name = name(&folder);
+        let frames = read(&folder.join("input.pcap"));
+        let borrowed: Vec<_> = frames.iter().map(OwnedFrame::borrow).collect();
+        let (records, counters) = audit(settings(), pinning(), &borrowed);
+        let is_own = name.contains("-pinned-tls-auth") || name.ends_with("-pinned-tls-crypt");
+        assert_eq!(counters.keys.verified > 0, is_own, "{name}: {:?}", counters.keys);
+        let (plain, _) = audit_plainly(&frames);
+        for (with, without) in ends(&records).into_iter().zip(ends(&plain)) {
+            assert_eq!(with.tunnel, without.tunnel, "{name}");
+            let is_mismatch = with.reason == Reason::IdentityMismatch;
+            let has_keys = [Some(Protocol::Wireguard), Some(Protocol::Openvpn)].contains(&with.tunnel);
+            assert!(!is_mismatch || has_keys && !is_own, "{name}: {:?}", with.evidence);
+        }
+    }
 }
 
 /// How sure the detectors of a protocol say that they get.

@@ -1,10 +1,10 @@
 //! Frames that no honest sender makes: every prefix and a large sample of one-octet changes of all captured frames, and
-//! random octets. Nothing may panic, and no packet may go uncounted.
+//! random octets, each handshake shown to pinned keys. Nothing may panic, and no packet may go uncounted.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
 mod common;
 
-use common::{OwnedFrame, assert_nothing_lost, audit_plainly, capture_folders, name, read};
+use common::{OwnedFrame, assert_nothing_lost, audit, capture_folders, name, pinning, read, settings};
 use linewarden::time::Timestamp;
 use linewarden::wire::{InterfaceId, LinkType};
 use proptest::prelude::*;
@@ -18,7 +18,8 @@ fn positions(len: usize) -> impl Iterator<Item = usize> {
 }
 
 fn check(frames: &[OwnedFrame], context: &str) {
-    let (records, counters) = audit_plainly(frames);
+    let borrowed: Vec<_> = frames.iter().map(OwnedFrame::borrow).collect();
+    let (records, counters) = audit(settings(), pinning(), &borrowed);
     assert_eq!(counters.packets, frames.len() as u64);
     assert_nothing_lost(&records, &counters, context);
 }

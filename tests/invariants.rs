@@ -6,7 +6,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use common::{OwnedFrame, assert_nothing_lost, audit, capture_folders, ends, name, policy, read, settings};
+use common::{OwnedFrame, assert_nothing_lost, audit, capture_folders, ends, name, pinning, policy, read, settings};
 use linewarden::audit::{AuditSettings, Auditor, OtherRecords};
 use linewarden::record::{Kind, Record};
 use linewarden::time::Timestamp;
@@ -58,7 +58,7 @@ fn over_workers(frames: &[Frame<'_>], workers: u32) -> Vec<Record> {
     let settings = Arc::new(settings());
     let mut all = Vec::new();
     for worker in 0..workers {
-        let mut auditor = Auditor::new(Arc::clone(&settings), policy(Vec::new()));
+        let mut auditor = Auditor::new(Arc::clone(&settings), pinning());
         let own: Vec<_> = frames.iter().filter(|frame| pair_hash(frame) % workers == worker).copied().collect();
         auditor.observe(&own, &mut |record| all.push(record));
         auditor.expire(frames.last().map_or(Timestamp::ZERO, |frame| frame.at), &mut |record| all.push(record));
@@ -81,9 +81,9 @@ fn workers_change_no_verdict() {
 fn batches_change_no_record() {
     let frames = everything();
     let frames = borrow(&frames);
-    let (whole, _) = audit(settings(), policy(Vec::new()), &frames);
+    let (whole, _) = audit(settings(), pinning(), &frames);
     for size in [1, 7, 64] {
-        let mut auditor = Auditor::new(Arc::new(settings()), policy(Vec::new()));
+        let mut auditor = Auditor::new(Arc::new(settings()), pinning());
         let mut records = Vec::new();
         for batch in frames.chunks(size) {
             auditor.observe(batch, &mut |record| records.push(record));

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use linewarden::audit::{AuditSettings, Auditor, Counters, Decapsulation, OtherRecords};
 use linewarden::capture::file::CaptureFile;
-use linewarden::detect::Confidence;
+use linewarden::detect::{Confidence, Key, KeyKind};
 use linewarden::flow::FlowSettings;
-use linewarden::policy::{Approval, Policy};
+use linewarden::policy::{self, Approval, ApprovalKind, Policy};
 use linewarden::record::{Kind, Record};
 use linewarden::time::Timestamp;
 use linewarden::wire::{Frame, InterfaceId, LinkType, VlanTag};
@@ -105,6 +105,32 @@ pub fn settings() -> AuditSettings {
 
 pub fn policy(approvals: Vec<Approval>) -> Arc<Policy> {
     Arc::new(Policy::new("test".into(), Confidence::Likely, "none".into(), approvals))
+}
+
+/// A policy that pins, at every address, some keys that the captures were made with: each handshake is shown to them.
+pub fn pinning() -> Arc<Policy> {
+    let read = |name: &str| std::fs::read_to_string(command::capture(name).with_file_name("keys/ta.key")).unwrap();
+    let openvpn = |kind, name: &str| Key::openvpn(kind, &read(name)).unwrap();
+    let keys = [
+        Key::wireguard(&[7; 32]),
+        openvpn(KeyKind::OpenvpnTlsAuth, "openvpn-udp-pinned-tls-auth"),
+        openvpn(KeyKind::OpenvpnTlsCrypt, "openvpn-udp-pinned-tls-crypt"),
+    ];
+    policy(vec![Approval {
+        id: "pinning".into(),
+        kind: ApprovalKind::Vpn,
+        owner: "network team".into(),
+        reference: "CHG-1".into(),
+        need: None,
+        valid_from: None,
+        valid_until: Timestamp::MAX,
+        peers: ["0.0.0.0/0", "::/0"].map(|peer| peer.parse().unwrap()).to_vec(),
+        ports: Vec::new(),
+        ip_protocols: Vec::new(),
+        tunnels: Vec::new(),
+        path: policy::Path::default(),
+        keys: keys.into_iter().map(Arc::new).collect(),
+    }])
 }
 
 /// All records of some frames, and what became of the packets.
