@@ -68,7 +68,8 @@ fn tunnels_are_certain_and_benign_traffic_raises_no_alarm() {
                 format!("{name}: {}:{:?} is called {:?} at {:?}", end.dst_ip, end.dst_port, end.tunnel, end.confidence)
             }));
         } else if !ends.iter().any(|end| {
-            end.confidence >= end.tunnel.and_then(|tunnel| reach(tunnel, name.contains("midstream")))
+            let reach = end.tunnel.and_then(|tunnel| reach(tunnel, name.contains("midstream")));
+            end.confidence >= if name.ends_with("-likely") { Some(Confidence::Likely) } else { reach }
                 && end.verdict == Label::UnapprovedVpnTunnel
                 && end.tunnel.is_some_and(|tunnel| name.starts_with(&format!("{}-", tunnel.name())))
         }) {

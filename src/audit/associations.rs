@@ -5,10 +5,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Auditor;
+use super::case::{Case, Marks};
 use super::describe::FlowName;
-use crate::detect::Protocol;
-use crate::flow::{FlowIndex, FlowKey};
+use crate::detect::{Carrier, Confidence, Protocol, Segment, beside_tls};
+use crate::flow::{Direction, Flow, FlowIndex, FlowKey, FlowTable, Sender};
+use crate::record::Record;
 use crate::time::Timestamp;
+use crate::wire::{ParsedPacket, Transport};
 
 /// Protocols that make one tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,6 +53,8 @@ impl Family {
     }
 }
 
+const UDP: u8 = 17;
+
 /// Flows of one family between two hosts that are remembered; those beyond name others, but are not named.
 const MOST: usize = 8;
 
@@ -82,14 +87,102 @@ impl Associations {
     }
 }
 
+/// DTLS channels that would be sure of themselves if TLS stood beside them, by hosts and the server's port.
+#[derive(Debug, Default)]
+pub(super) struct Channels(HashMap<(FlowKey, u16), FlowName>);
+
+/// Channels that wait at once; those beyond stay as they are.
+const MOST_CHANNELS: usize = 1024;
+
+impl Channels {
+    #[inline]
+    fn wait(&self) -> bool {
+        !self.0.is_empty()
+    }
+}
+
+/// Whether a TCP payload begins with a record of TLS (RFC 8446 5.1): type, version 3 and a minor one.
+pub(super) const fn is_tls(payload: &[u8]) -> bool {
+    matches!(payload, [20..=23, 3, 0..=4, ..])
+}
+
 impl Auditor {
+    /// Ties TLS to a DTLS channel between the same hosts that goes to the same port of the server.
+    pub(super) fn tie(&mut self, packet: &ParsedPacket<'_>, index: FlowIndex, emit: &mut impl FnMut(Record)) {
+        if !self.channels.wait() || !matches!(packet.transport, Transport::Tcp { .. }) {
+            return;
+        }
+        let Some(flow) = self.table.flow(index) else { return };
+        if !flow.tenant.marks.has(Marks::TLS) && !is_tls(packet.payload) {
+            return;
+        }
+        let (tls, pair) = (FlowName::of(flow), flow.key().pair());
+        let mut ports = flow.key().raw_ports(Sender::Low).into_iter();
+        let Some(channel) = ports.find_map(|port| self.channels.0.remove(&(pair, port))) else { return };
+        let Some(index) = open_at(&self.table, &channel, packet.at) else { return };
+        let tied = self.table.with_tenant(index, |flow| {
+            let sender = flow.first_sender();
+            let Some(findings) = flow.tenant.file.as_mut().and_then(|file| file.findings.as_deref_mut()) else {
+                return false;
+            };
+            let direction = findings.originator.unwrap_or(Direction::Forward);
+            let sender = if direction == Direction::Forward { sender } else { sender.opposite() };
+            let segment = Segment {
+                at: packet.at,
+                packet: packet.number,
+                direction,
+                carrier: Carrier::Udp,
+                ports: channel.key.raw_ports(sender),
+                payload: &[],
+                payload_len: 0,
+                is_fragment: false,
+            };
+            beside_tls(&segment, findings);
+            true
+        });
+        if tied == Some(true) {
+            self.relate(&channel, tls.id());
+            self.relate(&tls, channel.id());
+            self.judge(index, packet.at, emit);
+        }
+    }
+
+    /// Lets a DTLS channel wait for TLS beside it.
+    fn await_tls(&mut self, name: FlowName, sender: Sender) {
+        if self.channels.0.len() < MOST_CHANNELS {
+            let [_, port] = name.key.raw_ports(sender);
+            self.channels.0.insert((name.key.pair(), port), name);
+        }
+    }
+
+    /// Takes a flow that has ended out of everything that names it.
+    pub(super) fn forget(&mut self, flow: &Flow<Case>) {
+        let Some(family) = flow.tenant.file.as_ref().and_then(|file| file.family) else { return };
+        let name = FlowName::of(flow);
+        self.associations.leave(&name, family);
+        if family == Family::AnyConnect {
+            for port in name.key.raw_ports(Sender::Low) {
+                let place = (name.key.pair(), port);
+                if self.channels.0.get(&place) == Some(&name) {
+                    self.channels.0.remove(&place);
+                }
+            }
+        }
+    }
+
     /// Lets a flow and those of the same tunnel that are open at that time name each other, once.
     pub(super) fn associate(&mut self, index: FlowIndex, at: Timestamp) {
         let Some(flow) = self.table.flow_mut(index) else { return };
-        let name = FlowName::of(flow);
+        let (name, sender) = (FlowName::of(flow), flow.first_sender());
         let Some(file) = flow.tenant.file.as_mut() else { return };
         let family = file.detection.and_then(|detection| Family::of(detection.protocol));
         let before = std::mem::replace(&mut file.family, family);
+        // A DTLS channel of which only one sign was seen; TCP is not DTLS.
+        let is_weak = file.detection.is_some_and(|detection| detection.confidence == Confidence::Possible);
+        let awaits = (family == Some(Family::AnyConnect) && is_weak && name.key.protocol() == UDP).then(|| {
+            let client = file.findings.as_ref().and_then(|findings| findings.originator);
+            if client == Some(Direction::Reverse) { sender.opposite() } else { sender }
+        });
         if before == family {
             return;
         }
@@ -97,13 +190,11 @@ impl Auditor {
             self.associations.leave(&name, before);
         }
         let Some(family) = family else { return };
-        // A flow whose time is up may not have been ended yet: which ones have hangs on the batch.
-        let is_open = |member: &FlowName| {
-            let open = self.table.find(&member.key, self.table.hash(&member.key));
-            let open = open.and_then(|index| self.table.flow(index));
-            open.is_some_and(|flow| flow.first == member.first && self.table.deadline(flow) >= at)
-        };
-        let others = self.associations.join(name, family, is_open);
+        let table = &self.table;
+        let others = self.associations.join(name, family, |member| open_at(table, member, at).is_some());
+        if let Some(client) = awaits {
+            self.await_tls(name, client);
+        }
         for other in &others {
             self.relate(other, name.id());
             self.relate(&name, other.id());
@@ -112,8 +203,7 @@ impl Auditor {
 
     fn relate(&mut self, name: &FlowName, id: Arc<str>) {
         let Some(index) = self.table.find(&name.key, self.table.hash(&name.key)) else { return };
-        self.table.with_tenant(index, |flow| {
-            let Some(file) = flow.tenant.file.as_mut() else { return };
+        self.with_file(index, |file| {
             if file.related.len() < MOST && !file.related.contains(&id) {
                 file.related.push(id);
             }
@@ -121,12 +211,20 @@ impl Auditor {
     }
 }
 
+/// The place of a flow that is open at that time: one whose time is up may not have been ended yet, for that hangs on the
+/// batch.
+fn open_at(table: &FlowTable<Case>, name: &FlowName, at: Timestamp) -> Option<FlowIndex> {
+    let index = table.find(&name.key, table.hash(&name.key))?;
+    let flow = table.flow(index)?;
+    (flow.first == name.first && table.deadline(flow) >= at).then_some(index)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::flow::tests_support::{packet, packet_between};
 
-    fn name(packet: &crate::wire::ParsedPacket<'_>) -> FlowName {
+    fn name(packet: &ParsedPacket<'_>) -> FlowName {
         FlowName { key: FlowKey::of(packet, true).0, first: Timestamp::ZERO }
     }
 

@@ -64,6 +64,8 @@ impl Marks {
     pub(super) const ANNOUNCED: u8 = 2;
     /// The flow is a tunnel whose packets are opened.
     pub(super) const OPENED: u8 = 4;
+    /// TLS was seen in the flow.
+    pub(super) const TLS: u8 = 8;
 
     pub(super) const fn has(self, mark: u8) -> bool {
         self.0 & mark != 0

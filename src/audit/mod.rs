@@ -14,12 +14,14 @@ pub use inside::{Decapsulation, Mirror};
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::associations::Associations;
+use self::associations::{Associations, Channels, is_tls};
 use self::case::{Case, File, Marks};
 use self::describe::{FlowName, describe, subject};
 use self::inside::encapsulation;
 use self::inspection::{Inspected, detectors, inspect, wanted};
-use crate::detect::{Carrier, Checks, Detection, Dispatch, Findings, Segment, may_hold_handshake, may_open};
+use crate::detect::{
+    Carrier, Checks, Detection, Dispatch, Findings, Segment, goes_beside, may_hold_handshake, may_open,
+};
 use crate::flow::{
     Datagram, Direction, EndReason, Flow, FlowIndex, FlowKey, FlowSettings, FlowTable, Fragments, LINGER, Opener,
     Orphan, Sender,
@@ -77,6 +79,7 @@ pub struct Auditor {
     dispatch: Dispatch,
     counters: Counters,
     associations: Associations,
+    channels: Channels,
     scratch: Findings,
     checks: Checks,
     /// The latest time seen.
@@ -101,6 +104,7 @@ impl Auditor {
             dispatch: Dispatch::new(),
             counters: Counters::default(),
             associations: Associations::default(),
+            channels: Channels::default(),
             scratch: Findings::default(),
             checks: Checks::default(),
             now: Timestamp::ZERO,
@@ -295,8 +299,7 @@ impl Auditor {
         }
         let is_udp = matches!(packet.transport, Transport::Udp { .. });
         let is_wanted = !packet.payload.is_empty()
-            && (wanted(&flow.tenant, number)
-                || (is_udp && !flow.tenant.marks.has(Marks::SETTLED) && may_open(packet.payload, packet.payload_len)));
+            && (wanted(&flow.tenant, number) || (is_udp && is_told(packet, flow.tenant.marks.has(Marks::SETTLED))));
         let mut judged = is_wanted && self.show(index, packet, direction);
         if !self.policy.keyring().is_empty() {
             let segment = segment(packet, direction);
@@ -316,6 +319,7 @@ impl Auditor {
         if closed {
             self.table.close(index);
         }
+        self.tie(packet, index, emit);
         let is_opened = self.table.flow(index).is_some_and(|flow| flow.tenant.marks.has(Marks::OPENED));
         if is_opened && depth < self.settings.decapsulation.depth {
             self.look_inside(packet, index, depth, emit);
@@ -341,6 +345,9 @@ impl Auditor {
         let interval = self.settings.update_interval;
         let changed = self.table.with_tenant(index, |flow| {
             let number = flow.packets.iter().sum();
+            if matches!(segment.carrier, Carrier::Tcp { .. }) && is_tls(segment.payload) {
+                flow.tenant.marks.set(Marks::TLS, true);
+            }
             match inspect(&mut flow.tenant, number, detectors, &segment, &mut self.scratch) {
                 Inspected::Nothing => false,
                 Inspected::Changed => true,
@@ -517,9 +524,7 @@ impl Auditor {
     /// Takes a flow out of the table and writes its last record.
     fn end(&mut self, index: FlowIndex, reason: EndReason, emit: &mut impl FnMut(Record)) -> Option<Flow<Case>> {
         let flow = self.table.remove(index)?;
-        if let Some(family) = flow.tenant.file.as_ref().and_then(|file| file.family) {
-            self.associations.leave(&FlowName::of(&flow), family);
-        }
+        self.forget(&flow);
         let (packets, octets) = (flow.packets.iter().sum(), flow.octets.iter().sum());
         let verdict = flow.tenant.file.as_ref().map(|file| &file.verdict);
         let label = verdict.map_or(Label::Other, |verdict| verdict.label);
@@ -613,6 +618,12 @@ impl File {
             related: Vec::new(),
         }
     }
+}
+
+/// Whether a UDP payload is looked at whatever was looked at before.
+#[inline]
+fn is_told(packet: &ParsedPacket<'_>, is_settled: bool) -> bool {
+    if is_settled { goes_beside(packet.payload) } else { may_open(packet.payload, packet.payload_len) }
 }
 
 /// The verdict of a flow that nothing speaks for.

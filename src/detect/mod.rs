@@ -471,6 +471,13 @@ pub fn may_open(payload: &[u8], len: u32) -> bool {
     }
 }
 
+/// Whether a UDP payload says something of a flow whose tunnel is certain: Tailscale's disco shares WireGuard's.
+#[must_use]
+#[inline]
+pub fn goes_beside(payload: &[u8]) -> bool {
+    payload.starts_with(&tailscale::MAGIC)
+}
+
 /// Every detector. The order is that of the tables.
 pub const REGISTRY: &[&dyn Detector] = &[
     &wireguard::Wireguard,

@@ -71,7 +71,7 @@ static ABOUT: About = About {
     codes: &[&DISCO, &RELAY_DISCO, &RELAY_DATA],
 };
 
-const MAGIC: [u8; 6] = [0x54, 0x53, 0xf0, 0x9f, 0x92, 0xac];
+pub(super) const MAGIC: [u8; 6] = [0x54, 0x53, 0xf0, 0x9f, 0x92, 0xac];
 /// Magic, key, nonce, tag, type and version.
 const SHORTEST_DISCO: u32 = 6 + 32 + 24 + 16 + 2;
 /// The Geneve header, which has no options.
