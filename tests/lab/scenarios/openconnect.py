@@ -61,8 +61,8 @@ ip link set "$TUNDEV" up mtu "$INTERNAL_IP4_MTU"
 PIN = 'openssl x509 -in "$0" -noout -pubkey | openssl pkey -pubin -outform der | openssl dgst -sha256 -binary | openssl base64'
 
 
-def with_dtls(link: Link) -> str:
-    inner = start(link)
+def with_dtls(link: Link, *options) -> str:
+    inner = start(link, *options)
     log = link.folder / "openconnect.log"
     until("DTLS", lambda: "Established DTLS connection" in log.read_text())
     reach(link.client, inner)
@@ -72,5 +72,13 @@ def with_dtls(link: Link) -> str:
 ALL = [
     # The client's hello, the server's cookie request, the hello again, the server's.
     Tunnel("openconnect", with_dtls, {(UDP, 443): ("anyconnect", 6)}, SERVER4, weak={(TCP, 443)}),
+    # The version from before the RFC, which Cisco kept: the two hellos.
+    Tunnel(
+        "openconnect-cisco-version",
+        lambda link: with_dtls(link, "--dtls-ciphers=AES256-SHA:AES128-SHA"),
+        {(UDP, 443): ("anyconnect", 4)},
+        SERVER4,
+        weak={(TCP, 443)},
+    ),
     Benign("openconnect-tls-only", lambda link: start(link, "--no-dtls"), {(TCP, 443)}),
 ]
