@@ -30,7 +30,7 @@ pub(super) static WIREGUARD_VERIFIED: Code = Code {
 
 pub(super) static WIREGUARD_UNKNOWN: Code = Code {
     name: "wireguard.key_unknown",
-    meaning: "a handshake message whose mac1 is made with none of the pinned public keys, though an approval of its address pins some; value: keys tried",
+    meaning: "a handshake message whose mac1 is made with none of the pinned public keys, though an approval of its address pins some: its recipient's is not pinned; value: keys tried",
     clause: "WireGuard whitepaper 5.4.4",
     phase: Phase::Stateless,
 };
@@ -301,9 +301,13 @@ impl Checks {
                     findings.identity.note(&message, segment.direction, Some(key), keyring.id);
                 }
                 Answer::Unknown(tried) if is_evident => {
-                    self.counts.unknown += 1;
-                    findings.add(segment, protocol, unknown, Confidence::Possible, tried.into());
                     findings.identity.note(&message, segment.direction, None, keyring.id);
+                    // Beside a verified key it is the other end's, which need not be pinned.
+                    let seen = findings.identity.identity(protocol).seen;
+                    if !seen.iter().any(|seen| matches!(seen, Seen::Key(_))) {
+                        self.counts.unknown += 1;
+                        findings.add(segment, protocol, unknown, Confidence::Possible, tried.into());
+                    }
                 }
                 Answer::Unknown(_) | Answer::Nothing => {}
             }
