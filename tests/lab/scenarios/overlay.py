@@ -1,4 +1,6 @@
-"""Tunnels without encryption: the kernel's VXLAN, Open vSwitch's, socat's, and a mobile network's GTP."""
+"""Tunnels without encryption: the kernel's VXLAN, Open vSwitch's, socat's, a mobile network's GTP, Teredo."""
+
+import re
 
 from link import CLIENT4, INNER_CLIENT, INNER_SERVER, SERVER4, Host, Link, reach, until
 from scenarios import GRE, UDP, Tunnel
@@ -88,6 +90,32 @@ ggsn lab
     return INNER_SERVER
 
 
+def teredo(link: Link) -> str:
+    """A Teredo server and, beside it on the same host, another client, which answers inside."""
+    servers = ["198.51.100.10", "198.51.100.11"]
+    for address in servers:
+        link.server.run("ip", "address", "add", f"{address}/24", "dev", "eth0")
+    config = link.folder / "server.conf"
+    config.write_text(f"ServerBindAddress {servers[0]}\nServerBindAddress2 {servers[1]}\nPrefix 2001:0::\nInterfaceMTU 1280\n")
+    link.server.start("miredo-server", "-f", "-u", "nobody", "-c", config, "-p", link.folder / "server.pid", log="server.log")
+    until("miredo-server", lambda: ":3544 " in link.server.run("ss", "-lun").stdout)
+    inside = []
+    for host, role, own, _, _ in hosts(link):
+        config = link.folder / f"{role}-client.conf"
+        addresses = f"ServerAddress {servers[0]}\nServerAddress2 {servers[1]}\nBindAddress {own}\nBindPort 41000\n"
+        config.write_text(f"InterfaceName teredo\n{addresses}")
+        files = ["-c", config, "-p", link.folder / f"{role}-client.pid"]
+        host.start("miredo", "-f", "-u", "nobody", *files, log=f"{role}-client.log")
+        inside += until(f"the {role}'s Teredo address", lambda host=host: qualified(host))
+    reach(link.client, inside[0])
+    return inside[0]
+
+
+def qualified(host: Host):
+    """The Teredo addresses that it has got."""
+    return re.findall(r"inet6 (2001:0:\S+)/", host.run("ip", "-6", "address", "show", "scope", "global").stdout)
+
+
 ALL = [
     Tunnel("vxlan-kernel", vxlan, {(UDP, 4789): ("vxlan", 4)}, SERVER4, is_open=True),
     *(
@@ -102,4 +130,11 @@ ALL = [
     ),
     Tunnel("fou-socat", socat, {(UDP, 6000): ("fou", 4)}, SERVER4, is_open=True),
     Tunnel("gtp-osmocom", gtp, {(UDP, 2123): ("gtp-c", 4), (UDP, 2152): ("gtp-u", 4)}, SERVER4, is_open=True),
+    Tunnel(
+        name="teredo-miredo",
+        start=teredo,
+        flows={(UDP, 3544): ("teredo", 2), (UDP, 41000): ("teredo", 6)},
+        peer="198.51.100.0/24",
+        is_open=True,
+    ),
 ]
