@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from link import CLIENT4, SERVER4, LabError, Link, until
+from link import CLIENT4, INNER_CLIENT, INNER_SERVER, SERVER4, LabError, Link, reach, until
 from scenarios import TCP, UDP, Benign
 
 
@@ -59,7 +59,8 @@ def stun(link: Link):
     link.client.run("turnutils_uclient", *options.split(), SERVER4, seconds=40)
 
 
-def ssh(link: Link):
+def sshd(link: Link) -> list:
+    """Starts a server; gives the client's command up to the host's name."""
     for name in ("host", "user"):
         link.client.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", link.folder / name)
     os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
@@ -68,6 +69,7 @@ def ssh(link: Link):
         "HostKey": link.folder / "host",
         "AuthorizedKeysFile": link.folder / "user.pub",
         "PermitRootLogin": "yes",
+        "PermitTunnel": "yes",
         "StrictModes": "no",
         "UsePAM": "no",
         "PidFile": "none",
@@ -77,9 +79,23 @@ def ssh(link: Link):
     link.server.start("/usr/sbin/sshd", "-D", "-e", "-f", config, log="sshd.log")
     until("sshd", lambda: ":22 " in link.server.run("ss", "-ltn").stdout)
     options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o BatchMode=yes -F none".split()
-    said = link.client.run("ssh", *options, "-i", link.folder / "user", f"root@{SERVER4}", "seq 1000")
+    return ["ssh", *options, "-i", link.folder / "user", f"root@{SERVER4}"]
+
+
+def ssh(link: Link):
+    said = link.client.run(*sshd(link), "seq 1000")
     if said.stdout.split()[-1:] != ["1000"]:
         raise LabError("sshd did not answer")
+
+
+def ssh_tunnel(link: Link):
+    """A tunnel, but nothing tells it from other use of SSH."""
+    link.client.start(*sshd(link), "-N", "-w", "0:0", log="ssh.log")
+    for host, inner in ((link.client, INNER_CLIENT), (link.server, INNER_SERVER)):
+        until("tun0", lambda host=host: "tun0" in host.run("ip", "link").stdout)
+        host.run("ip", "address", "add", f"{inner}/24", "dev", "tun0")
+        host.run("ip", "link", "set", "tun0", "up")
+    reach(link.client, INNER_SERVER)
 
 
 CALL = """\
@@ -179,6 +195,7 @@ ALL = [
     Benign("benign-dtls", dtls, {(UDP, 4433)}),
     Benign("benign-stun-turn", stun, {(UDP, 3478)}),
     Benign("benign-ssh", ssh, {(TCP, 22)}),
+    Benign("opaque-ssh-tunnel", ssh_tunnel, {(TCP, 22)}),
     Benign("benign-sip-rtp", rtp, {(UDP, 5060), (UDP, 6000)}),
     Benign("benign-random-wireguard-sizes", lambda link: sizes(link, "random"), {(UDP, 51820)}),
     Benign("benign-random-wireguard-types", lambda link: sizes(link, "typed"), {(UDP, 51820)}),

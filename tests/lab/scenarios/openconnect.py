@@ -80,5 +80,5 @@ ALL = [
         SERVER4,
         weak={(TCP, 443)},
     ),
-    Benign("openconnect-tls-only", lambda link: start(link, "--no-dtls"), {(TCP, 443)}),
+    Benign("opaque-openconnect-tls-only", lambda link: start(link, "--no-dtls"), {(TCP, 443)}),
 ]
