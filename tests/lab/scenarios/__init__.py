@@ -11,8 +11,8 @@ class Tunnel:
     """Real software that makes a tunnel from the link's client to its server."""
 
     name: str
-    # Brings it up; gives the address that answers inside.
-    start: Callable[[Link], str]
+    # Brings it up; gives the address that answers inside, or a function that sends something more through.
+    start: Callable[[Link], str | Callable[[], None]]
     # Its outer flows by IP protocol and port of the server: the registry's name, and the flow's packets within which it
     # must be certain: the handshake.
     flows: dict[tuple[int, int | None], tuple[str, int]]
@@ -34,4 +34,4 @@ class Benign:
     flows: set[tuple[int, int]]
 
 
-TCP, UDP, GRE = 6, 17, 47
+ICMP, TCP, UDP, GRE = 1, 6, 17, 47
