@@ -82,6 +82,20 @@ pub enum SlotId {
     N2n,
     /// fastd's nonces.
     Fastd,
+    /// iodine's checks of what comes through.
+    IodineCheck,
+    /// iodine's probes of sizes.
+    IodineProbe,
+    /// iodine's pings.
+    IodinePing,
+    /// iodine's data.
+    IodineData,
+    /// dns2tcp's session, as its server told it.
+    Dns2tcp,
+    /// dns2tcp's session and sequence number.
+    Dns2tcpCount,
+    /// The latest echo request.
+    Echo,
     /// tinc's meta protocol and packets.
     Tinc,
     /// Tailscale's disco.

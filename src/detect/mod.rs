@@ -6,6 +6,7 @@
 mod anyconnect;
 mod capwap;
 mod dispatch;
+mod dns;
 mod esp;
 mod etherip;
 mod fastd;
@@ -16,6 +17,7 @@ mod gre_udp;
 mod gtp;
 mod gue;
 mod identity;
+mod icmp;
 mod ike;
 mod inner;
 mod ipcomp;
@@ -190,6 +192,18 @@ pub enum Protocol {
     /// Teredo.
     #[serde(rename = "teredo")]
     Teredo,
+    /// iodine: IP in DNS.
+    #[serde(rename = "iodine")]
+    Iodine,
+    /// dns2tcp: TCP in DNS.
+    #[serde(rename = "dns2tcp")]
+    Dns2tcp,
+    /// ptunnel and ptunnel-ng: TCP in ICMP echo.
+    #[serde(rename = "ptunnel")]
+    Ptunnel,
+    /// IP in ICMP echo.
+    #[serde(rename = "icmp-tunnel")]
+    IcmpTunnel,
     /// Nebula.
     #[serde(rename = "nebula")]
     Nebula,
@@ -247,6 +261,10 @@ impl Protocol {
         Self::Gue,
         Self::Fou,
         Self::Teredo,
+        Self::Iodine,
+        Self::Dns2tcp,
+        Self::Ptunnel,
+        Self::IcmpTunnel,
         Self::Nebula,
         Self::N2n,
         Self::Fastd,
@@ -293,6 +311,10 @@ impl Protocol {
             Self::Gue => "gue",
             Self::Fou => "fou",
             Self::Teredo => "teredo",
+            Self::Iodine => "iodine",
+            Self::Dns2tcp => "dns2tcp",
+            Self::Ptunnel => "ptunnel",
+            Self::IcmpTunnel => "icmp-tunnel",
             Self::Nebula => "nebula",
             Self::N2n => "n2n",
             Self::Fastd => "fastd",
@@ -507,6 +529,8 @@ pub const REGISTRY: &[&dyn Detector] = &[
     &gue::Gue,
     &gue::Fou,
     &teredo::Teredo,
+    &dns::Dns,
+    &icmp::Icmp,
     &mpls::MplsInUdp,
     &nebula::Nebula,
     &n2n::N2n,
