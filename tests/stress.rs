@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::Path;
 
-use common::packet::{Packet, fragmented};
+use common::packet::{Carried, Packet, fragmented, tunnelled};
 use common::pcap::insert;
 use common::{OwnedFrame, audit, capture_folders, ends, name, policy, read, settings};
 use linewarden::audit::AuditSettings;
@@ -35,9 +35,11 @@ enum Stress {
     Mpls,
     Pppoe,
     Fragments,
+    /// Inside a GRE tunnel between other hosts.
+    Gre,
 }
 
-const ALL: [Stress; 17] = [
+const ALL: [Stress; 18] = [
     Stress::None,
     Stress::Late(1),
     Stress::Late(4),
@@ -55,6 +57,7 @@ const ALL: [Stress; 17] = [
     Stress::Mpls,
     Stress::Pppoe,
     Stress::Fragments,
+    Stress::Gre,
 ];
 
 /// Fewer packets than this are no data phase.
@@ -75,6 +78,7 @@ impl Stress {
             Self::Mpls => "MPLS".to_owned(),
             Self::Pppoe => "PPPoE".to_owned(),
             Self::Fragments => "fragments".to_owned(),
+            Self::Gre => "GRE".to_owned(),
         }
     }
 
@@ -106,6 +110,7 @@ impl Stress {
             Self::Mpls => under(&[0x88, 0x47, 0x03, 0xe8, 0x00, 0x40, 0, 1, 0x31, 0x40], 14),
             Self::Pppoe => frames.iter().map(common::packet::in_pppoe).collect(),
             Self::Fragments => frames.iter().flat_map(fragmented).collect(),
+            Self::Gre => frames.iter().map(in_gre).collect(),
         }
     }
 
@@ -114,6 +119,12 @@ impl Stress {
         let borrowed: Vec<_> = frames.iter().map(OwnedFrame::borrow).collect();
         let snap_length = if let Self::Snap(octets) = self { octets } else { 256 };
         audit(AuditSettings { snap_length, ..settings() }, policy(Vec::new()), &borrowed).0
+    }
+
+    /// The last records of the capture's own flows: not of the tunnel around them.
+    fn own_ends(self, records: &[Record]) -> Vec<&Record> {
+        let is_own = |end: &&Record| self != Self::Gre || end.outer_flow_id.is_some();
+        ends(records).into_iter().filter(is_own).collect()
     }
 
     /// The name that a tunnel has under this stress.
@@ -127,6 +138,19 @@ impl Stress {
         }
     }
 }
+
+/// An IP packet in GRE (RFC 2784 2.1); other frames as they are.
+fn in_gre(frame: &OwnedFrame) -> OwnedFrame {
+    match frame.data.get(12..14) {
+        Some(&[high @ (0x08 | 0x86), low @ (0x00 | 0xdd)]) => {
+            tunnelled(frame, HOSTS, 47, &[0, 0, high, low], Carried::Packet)
+        }
+        _ => frame.clone(),
+    }
+}
+
+/// The ends of a tunnel around a capture.
+const HOSTS: [[u8; 4]; 2] = [[192, 0, 2, 1], [192, 0, 2, 9]];
 
 /// How a tunnel's capture fared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -201,7 +225,7 @@ fn tunnels_keep_their_names() {
             let records = stress.records(&frames, &ports);
             let names: BTreeSet<_> = protocols.iter().map(|&protocol| stress.name_of(protocol)).collect();
             let mut best = None;
-            for end in ends(&records) {
+            for end in stress.own_ends(&records) {
                 let is_own = end.tunnel.is_some_and(|tunnel| names.contains(&tunnel));
                 if is_own {
                     best = best.max(end.confidence);
@@ -260,7 +284,8 @@ fn alarms(folder: &Path) -> Vec<String> {
     for stress in ALL {
         let records = stress.records(&frames, &ports);
         wrong.extend(
-            ends(&records)
+            stress
+                .own_ends(&records)
                 .into_iter()
                 .filter(|end| is_alarm(end))
                 .map(|end| format!("{}, {}: {:?} {:?}", name(folder), stress.title(), end.tunnel, end.confidence)),
