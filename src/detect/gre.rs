@@ -28,6 +28,10 @@
 //! GRE is likely once two different packets hold inner packets that check out, with three certain: a probe may hold one.
 //! Enhanced GRE repeats the payload's length and counts its packets: a constant call with counting numbers one way is
 //! likely, both ways certain.
+//!
+//! Random octets in IP protocol 47 have a valid header once in 2^25 (nine reserved bits and the version zero, one of a dozen
+//! types), and around an IPv4 packet once in 2^45 (version, checksum), an IPv6 packet once in 2^48, a frame once in 2^61;
+//! enhanced GRE once in 2^44 (reserved bits, version, type, length), and counting once in 2^88.
 
 use super::inner::{self, Inner};
 use super::overlay::{self, Fit};
