@@ -69,6 +69,7 @@ pub(super) fn encapsulation(detection: Option<Detection>) -> Option<Encapsulatio
         Protocol::Lisp => Encapsulation::Lisp,
         Protocol::Teredo => Encapsulation::Teredo,
         Protocol::Capwap => Encapsulation::Capwap,
+        Protocol::IcmpTunnel => Encapsulation::Echo,
         Protocol::Ah => Encapsulation::Ah,
         Protocol::Gre | Protocol::GreInUdp | Protocol::Nvgre | Protocol::Erspan | Protocol::EoIp | Protocol::Pptp => {
             Encapsulation::Gre

@@ -15,6 +15,7 @@
 //! | GUE | 4 octets and more by its length | draft-ietf-intarea-gue 3.1 |
 //! | LISP | 8 octets | RFC 9300 5.1 |
 //! | Teredo | authentication and origin, or nothing | RFC 4380 5.1.1 |
+//! | ICMP echo | 8 octets, 4 or 5 more | RFC 792; icmptx, hans |
 //! | CAPWAP | a header by its length; Ethernet, or 802.11 with SNAP | RFC 5415 4.3, 4.4.2 |
 
 use super::cursor::{u16_at, u32_at};
@@ -49,6 +50,8 @@ pub enum Encapsulation {
     Teredo,
     /// CAPWAP data.
     Capwap,
+    /// ICMP echo.
+    Echo,
 }
 
 /// Where a packet inside begins.
@@ -124,6 +127,8 @@ fn find(encapsulation: Encapsulation, outer: &ParsedPacket<'_>) -> Option<Inside
         Encapsulation::Lisp => matches!(octets.get(8)? >> 4, 4 | 6).then_some(ip(8)),
         Encapsulation::Teredo => teredo(octets),
         Encapsulation::Capwap => capwap(octets),
+        // icmptx puts nothing between, others four or five octets.
+        Encapsulation::Echo => [8, 12, 13].into_iter().find_map(|next| filling(octets, outer.payload_len, next)),
     }
 }
 
@@ -206,17 +211,20 @@ fn geneve(octets: &[u8]) -> Option<Inside> {
 
 /// Cookie and sublayer have 0 to 12 octets, as both ends agreed.
 fn l2tp_3(octets: &[u8], len: u32, session_at: usize) -> Option<Inside> {
-    [4, 8, 12, 16].into_iter().map(|skipped| session_at + skipped).find_map(|next| {
-        let claims = |at: usize, more: u32| {
-            u16_at(octets, next + at).map(|claimed| u32::from(claimed) + more) == len.checked_sub(next as u32)
-        };
-        match (octets.get(next)? >> 4, u16_at(octets, next + 12)) {
-            (_, Some(0x0800 | 0x86dd | 0x0806 | 0x8100 | 0x88a8)) => Some(ethernet(next, 0)),
-            (4, _) if claims(2, 0) => Some(ip(next)),
-            (6, _) if claims(4, 40) => Some(ip(next)),
-            _ => None,
-        }
+    [4, 8, 12, 16].into_iter().map(|skipped| session_at + skipped).find_map(|next| match u16_at(octets, next + 12) {
+        Some(0x0800 | 0x86dd | 0x0806 | 0x8100 | 0x88a8) => Some(ethernet(next, 0)),
+        _ => filling(octets, len, next),
     })
+}
+
+/// An IP packet that ends where the payload does.
+fn filling(octets: &[u8], len: u32, offset: usize) -> Option<Inside> {
+    let claimed = match octets.get(offset)? >> 4 {
+        4 => u32::from(u16_at(octets, offset + 2)?),
+        6 => u32::from(u16_at(octets, offset + 4)?) + 40,
+        _ => return None,
+    };
+    (Some(claimed) == len.checked_sub(offset as u32)).then(|| ip(offset))
 }
 
 fn l2tp_2(octets: &[u8]) -> Option<Inside> {
@@ -373,6 +381,8 @@ mod tests {
             ("Teredo", Encapsulation::Teredo, &[0x60, 0], Some(ip(0))),
             ("Teredo, origin", Encapsulation::Teredo, &[0, 0, 1, 2, 3, 4, 5, 6, 0x60], Some(ip(8))),
             ("Teredo, authentication, origin", Encapsulation::Teredo, &[0, 1, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 0x60], Some(ip(21))),
+            ("ICMP echo", Encapsulation::Echo, &[8, 0, 1, 1, 0, 1, 0, 1, 0x45, 0, 0, 4], Some(ip(8))),
+            ("ICMP echo, pattern", Encapsulation::Echo, &[8, 0, 1, 1, 0, 1, 0, 1, 0x45, 0x46, 0x47, 0x48], None),
             ("CAPWAP, Ethernet", Encapsulation::Capwap, &[0, 0x10, 0, 0, 0, 0, 0, 0], eth(8, 0)),
             ("CAPWAP, keep-alive", Encapsulation::Capwap, &[0, 0x10, 0, 8, 0, 0, 0, 0], None),
             ("CAPWAP, DTLS", Encapsulation::Capwap, &[1, 0, 0, 0, 22], None),
