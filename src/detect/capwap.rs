@@ -216,6 +216,8 @@ const fn is_data(control: u8) -> bool {
 struct Message {
     kind: u32,
     sequence: u8,
+    /// As far as captured.
+    elements: u32,
 }
 
 impl Message {
@@ -229,24 +231,29 @@ impl Message {
         if !is_known || flags != 0 || (u32::from(length) != elements + 3 && u32::from(length) != elements) {
             return None;
         }
-        let mut at: usize = 8;
+        let (mut at, mut count): (usize, u32) = (8, 0);
         while (at as u32) < len {
             // RFC 5415 4.6: 1 to 53; bindings from 1024 on.
             let (Some(element), Some(length)) = (u16_at(octets, at), u16_at(octets, at + 2)) else {
                 // Cut, behind elements that fit.
-                return (at >= 24 && (octets.len() as u32) < len).then_some(Self { kind, sequence });
+                return (at >= 24 && (octets.len() as u32) < len).then_some(Self { kind, sequence, elements: count });
             };
             if !matches!(element, 1..=60 | 1024..=1100) {
                 return None;
             }
             at += 4 + usize::from(length);
+            count += 1;
         }
-        (at as u32 == len).then_some(Self { kind, sequence })
+        (at as u32 == len).then_some(Self { kind, sequence, elements: count })
     }
 }
 
 fn control(message: Message, segment: &Segment<'_>, findings: &mut Findings) {
-    let Message { kind, sequence } = message;
+    let Message { kind, sequence, elements } = message;
+    // An echo has none: mostly zeros, which others send as well. It speaks beside others.
+    if elements == 0 && !findings.has(Protocol::Capwap, Confidence::Possible) {
+        return;
+    }
     let number = u64::from(kind) << 8 | u64::from(sequence);
     // Requests have odd types, responses the even ones behind them.
     let asked = number.wrapping_sub(1 << 8);
@@ -257,7 +264,10 @@ fn control(message: Message, segment: &Segment<'_>, findings: &mut Findings) {
         findings.add(segment, Protocol::Capwap, &RESPONSE, Confidence::Certain, kind.into());
         return;
     }
-    findings.add(segment, Protocol::Capwap, &CONTROL, Confidence::Likely, number);
+    // One element of small numbers may be chance, several that fill the message, or another message, are none.
+    let is_more = elements >= 2 || findings.of(&CONTROL, segment.direction).is_some_and(|found| found.value != number);
+    let confidence = if is_more { Confidence::Likely } else { Confidence::Possible };
+    findings.add(segment, Protocol::Capwap, &CONTROL, confidence, number);
 }
 
 /// RFC 5415 4.4.1: a length and one session identifier, which is 16 octets long.
