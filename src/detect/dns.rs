@@ -26,10 +26,11 @@
 //! **Thresholds.** Long names, names that look random and rare types are common (content networks, virus scanners, DNSSEC, mail
 //! keys), so none of them counts. A version query is possible, with its answer certain; random labels hold that version once in
 //! 2^35. Checks of two kinds or more, whose counter counts by at most 16 (2^-11 by chance), are likely from the third on;
-//! probes stay possible. A ping's counter must count by at most four (2^-14 by chance, and the same user) and a third ping makes it likely;
-//! data must begin with a label of 40 characters or more, one user and a counter that counts by one (2^-9 by chance): four in
-//! a row are likely in queries for NULL or PRIVATE, which hosts do not ask for, seven for other types. dns2tcp's session
-//! and counter (2^-28 by chance) make a third query likely, and with the server's answer in that session certain.
+//! probes stay possible. A ping's counter must count by at most four (2^-14 by chance, and the same user), data must begin with
+//! a label of 40 characters or more, one user and a counter that counts by one (2^-9 by chance). Numbered names of hosts count
+//! as well: three pings or four of data are likely in queries for NULL or PRIVATE, which hosts do not ask for; in others three
+//! pings or seven of data are, beside another sign of iodine. dns2tcp's session and counter (2^-28 by chance) are likely
+//! behind its handshake, and with the server's answer in that session certain.
 
 use super::text::number_of;
 use super::{
@@ -267,7 +268,7 @@ fn iodine(message: &Message<'_>, segment: &Segment<'_>, findings: &mut Findings)
         (b'l', 31) => login(message, rest, segment, findings),
         (b'y' | b's' | b'o', 5) | (b'z', LEAST_CHECK..) => check(*letter, rest, segment, findings),
         (b'r', LEAST_PROBE..) => probe(rest, segment, findings),
-        (b'p', 7) => ping(rest, segment, findings),
+        (b'p', 7) => ping(message, rest, segment, findings),
         (b'0'..=b'9' | b'a'..=b'f', LEAST_DATA..) => data(message, *letter, rest, segment, findings),
         _ => {}
     }
@@ -366,13 +367,14 @@ fn probe(rest: &[u8], segment: &Segment<'_>, findings: &mut Findings) {
     }
 }
 
-fn ping(rest: &[u8], segment: &Segment<'_>, findings: &mut Findings) {
+fn ping(message: &Message<'_>, rest: &[u8], segment: &Segment<'_>, findings: &mut Findings) {
     // 32 bits and 3 of padding.
     let Some(number) = base32_number(rest).filter(|number| number.trailing_zeros() >= 3) else { return };
     let (user, counter) = (number >> 31, number >> 3 & 0xffff);
     let slot = findings.slot(SlotId::IodinePing, segment.direction);
     if slot.step_within(4, user, counter, Content::Open) == Step::Counted && slot.hits >= 2 {
-        let confidence = if slot.hits >= 3 { Confidence::Likely } else { Confidence::Possible };
+        let enough = slot.hits >= 3 && (is_odd(message.kind) || is_iodine(&PING, findings));
+        let confidence = if enough { Confidence::Likely } else { Confidence::Possible };
         findings.add(segment, Protocol::Iodine, &PING, confidence, counter);
     }
 }
@@ -396,11 +398,23 @@ fn data(message: &Message<'_>, user: u8, rest: &[u8], segment: &Segment<'_>, fin
     let is_next = slot.hits > 0 && slot.a == user && (slot.b + 1) % 36 == u64::from(counter);
     slot.hits = if is_next { slot.hits.saturating_add(1) } else { 1 };
     (slot.a, slot.b, slot.content) = (user, counter.into(), content);
-    let enough = if matches!(message.kind, NULL | PRIVATE) { 4 } else { 7 };
-    if slot.hits >= 3 {
-        let confidence = if slot.hits >= enough { Confidence::Likely } else { Confidence::Possible };
+    let hits = slot.hits;
+    if hits >= 3 {
+        // Numbered names of hosts and objects count as well.
+        let enough = if is_odd(message.kind) { hits >= 4 } else { hits >= 7 && is_iodine(&DATA, findings) };
+        let confidence = if enough { Confidence::Likely } else { Confidence::Possible };
         findings.add(segment, Protocol::Iodine, &DATA, confidence, user);
     }
+}
+
+/// Types that hosts do not ask for.
+const fn is_odd(kind: u16) -> bool {
+    matches!(kind, NULL | PRIVATE)
+}
+
+/// Whether there is a sign of iodine beside `own`.
+fn is_iodine(own: &'static Code, findings: &Findings) -> bool {
+    findings.evidence().iter().any(|found| found.protocol == Protocol::Iodine && !std::ptr::eq(found.code, own))
 }
 
 /// RFC 1035 3.3.10.
@@ -452,7 +466,13 @@ fn dns2tcp(message: &Message<'_>, segment: &Segment<'_>, findings: &mut Findings
     let slot = findings.slot(SlotId::Dns2tcpCount, segment.direction);
     if slot.step_within(4, session, counter, Content::Open) == Step::Counted && slot.hits >= 3 {
         let is_answered = findings.slot(SlotId::Dns2tcp, behind).a == session;
-        let confidence = if is_answered { Confidence::Certain } else { Confidence::Likely };
+        let is_begun = findings.of(&HANDSHAKE, segment.direction).or(findings.of(&HANDSHAKE, behind)).is_some();
+        // Names of hosts with a running number in that place count as well.
+        let confidence = match (is_answered, is_begun) {
+            (true, _) => Confidence::Certain,
+            (_, true) => Confidence::Likely,
+            _ => Confidence::Possible,
+        };
         findings.add(segment, Protocol::Dns2tcp, &SESSION, confidence, session);
     }
 }
@@ -520,6 +540,7 @@ mod tests {
             (0..count).map(|number| (Forward, of(&label(number), kind))).collect()
         };
         let auth = query(&[b"AAAAAOBhAA", b"=auth", domain[0]], TXT);
+        let greeting = auth.clone();
         let told_session = [&b"\x22A"[..], &of_session([0xc1, 0x9e], 0)].concat();
         let host = |number: usize| format!("edge{number}").into_bytes();
         let long_host = |number: usize| [&data(number)[..4], b"a", &data(number)[5..]].concat();
@@ -556,7 +577,9 @@ mod tests {
             ("printers", queries(&|number| format!("printer{number}").into_bytes(), 1, 6), None),
             ("data in NULL", queries(&data, NULL, 4), iodine(likely)),
             ("data in TXT", queries(&data, TXT, 6), iodine(possible)),
-            ("more data in TXT", queries(&data, TXT, 7), iodine(likely)),
+            ("more data in TXT", queries(&data, TXT, 9), iodine(possible)),
+            ("pings in A, or names of hosts", queries(&|number| ping(number as u32), 1, 9), iodine(possible)),
+            ("data and pings in TXT", [queries(&data, TXT, 3), queries(&|number| ping(number as u32), TXT, 3)].concat(), iodine(likely)),
             ("counting hosts", queries(&host, 1, 9), None),
             ("long names that do not count", queries(&long_host, NULL, 9), None),
             ("names of digests", queries(&digest, TXT, 32), None),
@@ -572,7 +595,8 @@ mod tests {
                 (Forward, auth), (Reverse, response(&[b"AAAAAOBhAA", b"=auth", domain[0]], TXT, &told_session)),
                 (Forward, query(&[&of_session([0xc1, 0x9e], 1), b"=connect", domain[0]], TXT)),
             ], dns2tcp(certain)),
-            ("dns2tcp's data", queries(&|number| of_session([0xc1, 0x9e], number as u8), TXT, 3), dns2tcp(likely)),
+            ("dns2tcp's data", queries(&|number| of_session([0xc1, 0x9e], number as u8), TXT, 9), dns2tcp(possible)),
+            ("dns2tcp's greeting and data", [vec![(Forward, greeting.clone())], queries(&|number| of_session([0xc1, 0x9e], number as u8), TXT, 3)].concat(), dns2tcp(likely)),
             ("dns2tcp's sessions", queries(&|number| of_session([0xc1, number as u8], number as u8), TXT, 9), None),
             ("mail's key", queries(&|_| b"selector1".to_vec(), TXT, 9), None),
         ];
