@@ -25,8 +25,8 @@
 //! three are likely, an answer to another question under the query's identifier is certain. The form fixes over 200 bits.
 //!
 //! "VPN over ICMP" sends its stream in information requests and replies (RFC 792; types 15 and 16), which RFC 6918 took out
-//! of use, and which never carried data. Several with one identifier and sequence number but other data are likely, both
-//! types with the same two numbers, one either way, certain: 47 bits by chance.
+//! of use, and which never carried data. Those of one side are possible, scans send them; both types with the same two
+//! numbers but other data, one either way, are likely, with a third certain: 47 bits by chance.
 //!
 //! The stream itself, its fallback over plain UDP and UDP acceleration are octets without any form.
 
@@ -307,9 +307,9 @@ fn information(segment: &Segment<'_>, findings: &mut Findings) {
     let hits = here.hits;
     let answered =
         there.hits > 0 && there.a == u64::from(numbers) && there.c != u32::from(kind) && there.content != content;
-    let confidence = match hits {
-        _ if answered => Confidence::Certain,
-        LIKELY_HITS.. => Confidence::Likely,
+    let confidence = match hits + there.hits {
+        3.. if answered => Confidence::Certain,
+        _ if answered => Confidence::Likely,
         _ => Confidence::Possible,
     };
     findings.add(segment, Protocol::SoftEther, &INFORMATION, confidence, numbers.into());
@@ -405,9 +405,10 @@ mod tests {
             ("one octet short", vec![(Forward, message(15, 7, 1)[..27].to_vec())], None),
             ("as RFC 792 has it", vec![(Forward, message(15, 7, 1)[..8].to_vec()); 4], None),
             ("one", vec![(Forward, message(15, 7, 1)); 4], level(Confidence::Possible)),
-            ("several", (1..4).map(|n| (Forward, message(15, 7, n))).collect(), level(Confidence::Likely)),
+            ("several", (1..9).map(|n| (Forward, message(15, 7, n))).collect(), level(Confidence::Possible)),
             ("several of other numbers", (1..5).map(|n| (Forward, message(15, n as u32, n))).collect(), level(Confidence::Possible)),
-            ("both ways", vec![(Forward, message(15, 7, 1)), (Reverse, message(16, 7, 2))], level(Confidence::Certain)),
+            ("both ways", vec![(Forward, message(15, 7, 1)), (Reverse, message(16, 7, 2))], level(Confidence::Likely)),
+            ("both ways, and one more", vec![(Forward, message(15, 7, 1)), (Reverse, message(16, 7, 2)), (Reverse, message(16, 7, 3))], level(Confidence::Certain)),
             ("an echo", vec![(Forward, message(15, 7, 1)), (Reverse, message(16, 7, 1))], level(Confidence::Possible)),
             ("pings", (1..9).flat_map(|n| [(Forward, message(8, 7, n)), (Reverse, message(0, 7, n))]).collect(), None),
         ];
