@@ -178,12 +178,17 @@ const OUT_OF_SIGHT: &[(&str, Stress, Outcome)] = &[
     // The data of DTLS 1.2 is any DTLS's; what names the VPN is the client's hello and what it says next.
     ("anyconnect-openconnect-psk", Stress::Late(20), Outcome::PossibleOnly),
     ("anyconnect-openconnect-psk", Stress::OneWay(false), Outcome::Missed),
+    ("anyconnect-openconnect-psk", Stress::Snap(96), Outcome::PossibleOnly),
+    ("anyconnect-openconnect-psk", Stress::Fragments, Outcome::PossibleOnly),
     // The server has registered; what is left asks for an address.
     ("softether-nat-t", Stress::Late(20), Outcome::PossibleOnly),
     // A message's opcode shows, its transaction is cut off.
     ("softether-nat-t", Stress::Snap(96), Outcome::PossibleOnly),
-    // The client sent one information message to each of the server's two.
+    // One side's information messages may be a scan.
     ("softether-over-icmp", Stress::OneWay(true), Outcome::PossibleOnly),
+    ("softether-over-icmp", Stress::OneWay(false), Outcome::PossibleOnly),
+    // The handshake is the client's; a name that counts may be any host's.
+    ("dns2tcp-txt", Stress::OneWay(false), Outcome::PossibleOnly),
     // A session resumed shows in the hello and its answer alone, both whole.
     ("anyconnect-resumption-likely", Stress::Late(20), Outcome::Missed),
     ("anyconnect-resumption-likely", Stress::OneWay(true), Outcome::Missed),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::Auditor;
 use super::case::{Case, Marks};
 use super::describe::FlowName;
-use crate::detect::{Carrier, Confidence, Protocol, Segment, beside_tls};
+use crate::detect::{Carrier, Protocol, Segment, beside_tls};
 use crate::flow::{Direction, Flow, FlowIndex, FlowKey, FlowTable, Sender};
 use crate::record::Record;
 use crate::time::Timestamp;
@@ -87,7 +87,7 @@ impl Associations {
     }
 }
 
-/// DTLS channels that would be sure of themselves if TLS stood beside them, by hosts and the server's port.
+/// DTLS channels that wait for the TLS beside them, by hosts and the server's port.
 #[derive(Debug, Default)]
 pub(super) struct Channels(HashMap<(FlowKey, u16), FlowName>);
 
@@ -177,9 +177,7 @@ impl Auditor {
         let Some(file) = flow.tenant.file.as_mut() else { return };
         let family = file.detection.and_then(|detection| Family::of(detection.protocol));
         let before = std::mem::replace(&mut file.family, family);
-        // A DTLS channel of which only one sign was seen; TCP is not DTLS.
-        let is_weak = file.detection.is_some_and(|detection| detection.confidence == Confidence::Possible);
-        let awaits = (family == Some(Family::AnyConnect) && is_weak && name.key.protocol() == UDP).then(|| {
+        let awaits = (family == Some(Family::AnyConnect) && name.key.protocol() == UDP).then(|| {
             let client = file.findings.as_ref().and_then(|findings| findings.originator);
             if client == Some(Direction::Reverse) { sender.opposite() } else { sender }
         });

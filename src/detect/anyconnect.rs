@@ -29,6 +29,7 @@ use super::text::number_of;
 use super::{
     About, Begin, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, SlotId,
 };
+use crate::flow::Direction;
 use crate::wire::cursor::{u16_at, u32_at};
 
 /// AnyConnect's and OpenConnect's DTLS channel.
@@ -304,7 +305,7 @@ fn server_hello(hello: &ServerHello<'_>, segment: &Segment<'_>, findings: &mut F
         return;
     }
     let is_resumed = hello.session.len() == SESSION && client.a == number_of(hello.session);
-    if is_resumed && client.c & ONE_SUITE != 0 && client.b == u64::from(hello.suite) {
+    if is_resumed && !hello.is_extended && client.c & ONE_SUITE != 0 && client.b == u64::from(hello.suite) {
         findings.add(segment, Protocol::AnyConnect, &RESUMPTION, Confidence::Possible, hello.suite.into());
     } else if !is_resumed && client.c & OFFERED != 0 && is_psk(hello.suite) {
         findings.slot(SlotId::AnyConnect, segment.direction).c |= REFUSED;
@@ -344,10 +345,11 @@ fn from_hex(digits: &[u8]) -> Option<[u8; SESSION]> {
     Some(octets)
 }
 
-/// A TLS connection stands between the same two hosts, to the port that this DTLS goes to: with the handshake that the
-/// channel begins with, that is likely no accident.
+/// A TLS connection stands between the same two hosts, to the port that this DTLS goes to: with a session resumed that no
+/// handshake of its own began, that is likely no accident.
 pub fn beside_tls(segment: &Segment<'_>, findings: &mut Findings) {
-    if !findings.has(Protocol::AnyConnect, Confidence::Possible) {
+    let resumed = [Direction::Forward, Direction::Reverse].map(|direction| findings.of(&RESUMPTION, direction));
+    if resumed.iter().all(Option::is_none) {
         return;
     }
     let [source, destination] = segment.ports;
@@ -378,6 +380,9 @@ struct ClientHello<'a> {
 struct ServerHello<'a> {
     session: &'a [u8],
     suite: u16,
+    /// RFC 7627 5.3: a session of a full handshake with the extended master secret is resumed with it; one that comes from
+    /// elsewhere has none.
+    is_extended: bool,
 }
 
 impl<'a> Message<'a> {
@@ -421,6 +426,17 @@ fn short(octets: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(len.into())
 }
 
+/// Types and contents of extensions behind their common length (RFC 5246 7.4.1.4), as far as captured.
+fn extensions(octets: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    let mut rest = octets.get(2..).unwrap_or_default();
+    std::iter::from_fn(move || {
+        let (kind, len) = (u16_at(rest, 0)?, u16_at(rest, 2)?);
+        let (content, next) = rest.get(4..)?.split_at_checked(len.into())?;
+        rest = next;
+        Some((kind, content))
+    })
+}
+
 /// Octets that fill what stands behind their length.
 fn whole(octets: &[u8]) -> Option<&[u8]> {
     short(octets).filter(|(own, rest)| !own.is_empty() && rest.is_empty()).map(|(own, _)| own)
@@ -435,18 +451,14 @@ impl<'a> ClientHello<'a> {
         let (_cookie, rest) = short(rest)?;
         let (suites, rest) = rest.get(2..)?.split_at_checked(u16_at(rest, 0)?.into())?;
         let (_compression, rest) = short(rest)?;
-        let mut extensions = rest.get(2..).unwrap_or_default();
         let (mut has_ticket, mut application) = (false, None);
-        while let (Some(kind), Some(len)) = (u16_at(extensions, 0), u16_at(extensions, 2)) {
-            let behind = extensions.get(4..).unwrap_or_default();
-            let Some((content, next)) = behind.split_at_checked(len.into()) else { break };
+        for (kind, content) in extensions(rest) {
             match kind {
                 // RFC 5077 3.2.
                 35 => has_ticket = !content.is_empty(),
                 48_018 => application = whole(content),
                 _ => {}
             }
-            extensions = next;
         }
         (suites.len().is_multiple_of(2)).then_some(Self { session, suites, has_ticket, application })
     }
@@ -458,7 +470,8 @@ impl<'a> ServerHello<'a> {
             return None;
         }
         let (session, rest) = short(body.get(2 + RANDOM..)?)?;
-        Some(Self { session, suite: u16_at(rest, 0)? })
+        let is_extended = extensions(rest.get(3..).unwrap_or_default()).any(|(kind, _)| kind == 23);
+        Some(Self { session, suite: u16_at(rest, 0)?, is_extended })
     }
 }
 
@@ -496,7 +509,7 @@ const fn is_named(suite: u16) -> bool {
 mod tests {
     use super::*;
     use crate::detect::tests_support::{alarms, best, ciphertext, udp};
-    use crate::flow::Direction::{self, Forward, Reverse};
+    use crate::flow::Direction::{Forward, Reverse};
 
     const NAME: [u8; 32] = [0x5a; 32];
     const OTHER: [u8; 32] = [0xa5; 32];
@@ -552,6 +565,8 @@ mod tests {
         let extended = hello(DTLS_1_2, &[], &[PSK], &own);
         let resumed = hello(DTLS_1_2, &NAME, &[RSA], &[0, 35, 0, 0]);
         let ticket = hello(DTLS_1_2, &NAME, &[RSA], &[0, 35, 0, 1, 9]);
+        let body = [&DTLS_1_2.to_be_bytes()[..], &[8; 32], &[32], &NAME, &RSA.to_be_bytes(), &[0, 0, 4, 0, 23, 0, 0]];
+        let extended_answer = message(DTLS_1_2, message::SERVER_HELLO, &body.concat());
         let hex: Vec<u8> = NAME.iter().flat_map(|octet| format!("{octet:02X}").into_bytes()).collect();
         let both = |version, epoch| {
             (5..9).flat_map(|n| [(Forward, data(version, epoch, n)), (Reverse, data(version, epoch, n + 90))]).collect()
@@ -585,6 +600,7 @@ mod tests {
             ("OpenConnect's extension, answered", vec![(Forward, extended), (Reverse, answer(DTLS_1_2, &OTHER, PSK))], level(Confidence::Certain)),
             ("a resumption asked for", vec![(Forward, resumed.clone())], None),
             ("a resumption", vec![(Forward, resumed.clone()), (Reverse, answer(DTLS_1_2, &NAME, RSA))], level(Confidence::Possible)),
+            ("a resumption of a session of its own", vec![(Forward, resumed.clone()), (Reverse, extended_answer)], None),
             ("a resumption refused", vec![(Forward, resumed), (Reverse, answer(DTLS_1_2, &OTHER, RSA))], None),
             ("a resumption by ticket", vec![(Forward, ticket), (Reverse, answer(DTLS_1_2, &NAME, RSA))], None),
             ("a resumption with a choice", vec![(Forward, hello(DTLS_1_2, &NAME, &[RSA, 0x009c], &[])), (Reverse, answer(DTLS_1_2, &NAME, RSA))], None),
@@ -600,9 +616,12 @@ mod tests {
     fn tls_beside_it_makes_a_resumption_likely_and_nothing_else() {
         let resumed = hello(DTLS_1_2, &NAME, &[RSA], &[]);
         let answered = answer(DTLS_1_2, &NAME, RSA);
+        // A device with a pre-shared key that resumes.
+        let (offer, accepted) = (hello(DTLS_1_2, &NAME, &[PSK], &[]), answer(DTLS_1_2, &NAME, PSK));
         for (packets, expected) in [
             (vec![(Forward, &resumed), (Reverse, &answered)], Some(Confidence::Likely)),
             (vec![(Forward, &resumed)], None),
+            (vec![(Forward, &offer), (Reverse, &accepted)], Some(Confidence::Possible)),
         ] {
             let mut findings = Findings::default();
             for (way, octets) in packets {
