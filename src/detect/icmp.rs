@@ -106,10 +106,13 @@ struct Message {
 impl Message {
     fn read(data: &[u8], len: u32) -> Option<Self> {
         let (magic, state, length) = (u32_at(data, 0)?, u32_at(data, 12)?, u32_at(data, 20)?);
+        let is_state = state & 0x3fff_ffff <= 6 && matches!(state >> 30, 1 | 2);
+        if magic == 0 || !is_state || length > 1400 {
+            return None;
+        }
         // Data of an odd length are filled up.
         let fits = len.checked_sub(28).is_some_and(|behind| behind == length || behind == length + (length & 1));
-        let is_state = state & 0x3fff_ffff <= 6 && matches!(state >> 30, 1 | 2);
-        (magic != 0 && is_state && length <= 1400 && fits).then_some(Self { magic, is_proxy: state >> 31 == 1 })
+        fits.then_some(Self { magic, is_proxy: state >> 31 == 1 })
     }
 }
 
