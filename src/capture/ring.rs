@@ -282,7 +282,7 @@ fn geometry(settings: &LiveSettings) -> Result<(usize, usize), CaptureError> {
     let snap = settings.snap_length as usize;
     let wrong = |text: String| Err(CaptureError::Setting(text));
     if snap == 0 {
-        return wrong("capture.snap_length is 0: no frame could be read; 192 is enough for every detector".to_owned());
+        return wrong("capture.snap_length is 0: no frame could be read; 256 is enough for every detector".to_owned());
     }
     if !block.is_power_of_two() || !(1 << 16..=1 << 27).contains(&block) {
         return wrong(format!("capture.block_octets is {block}: write a power of two from 65536 to 134217728"));

@@ -19,14 +19,14 @@
 //! | 46 | 1 | type of identity: 0 |
 //! | 47 | 65 | public key (64), octets of the private key: 0 |
 //!
-//! Addresses are five octets of a hash of the key. A HELLO fixes cipher, verb, version, two octets of the time, the repeated
-//! address and the type: below 2^-70 by chance; a packet back between the same two addresses (2^-80) makes it certain. Other packets
-//! show only their addresses: ten octets that stay the same (2^-80 a packet) between an identifier and a MAC that never do,
-//! and in the other direction the same ten with the halves swapped. That swap is certain after three packets each
-//! way. One direction alone is likely after eight, by which time every octet of the MAC must have changed; none of them may
-//! name another cipher than those two that all but HELLO use (2^-2 each), and no octet of the addresses may be zero, as
-//! numbers have them. Since hashes do not
-//! look like numbers or text, an address of fewer than three different octets is none (a real one: once in 10^6).
+//! Addresses are five octets of a hash of the key. A HELLO fixes cipher, verb, version, two octets of the time, the
+//! repeated address and the type: below 2^-70 by chance; a packet back between the same two addresses (2^-80) makes it
+//! certain. Other packets show only their addresses: ten octets that stay the same (2^-80 a packet) between an
+//! identifier and a MAC that never do, and in the other direction the same ten with the halves swapped. That swap is
+//! certain after three packets each way. One direction alone is likely after eight, by which time every octet of the
+//! MAC must have changed; none of them may name another cipher than those two that all but HELLO use (2^-2 each), and
+//! no octet of the addresses may be zero, as numbers have them. Since hashes do not look like numbers or text, an
+//! address of fewer than three different octets is none (a real one: once in 10^6).
 
 use super::{
     About, Begin, Carrier, CarrierKind, Code, Confidence, Detector, Findings, Phase, Protocol, Segment, SlotId,

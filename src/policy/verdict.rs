@@ -1,9 +1,9 @@
 //! Judges a flow by the approvals in force.
 //!
 //! The longest prefix that holds either endpoint decides which approvals are asked, beside the lines that are named by
-//! their path alone and those that pin a key that one of the flow's handshakes is made with; of those that cover the flow the one with more constraints is named. Where none covers it, the one
-//! that fails least is the nearest, and its first failure is the reason: what it is for, whose key,
-//! then where, then when.
+//! their path alone and those that pin a key that one of the flow's handshakes is made with. Of those that cover the flow
+//! one whose key was verified is named, then the one with more constraints. Where none covers it, the one that fails least
+//! is the nearest, and its first failure is the reason: what it is for, whose key, then where, then when.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;

@@ -30,7 +30,7 @@ pub(super) static WIREGUARD_VERIFIED: Code = Code {
 
 pub(super) static WIREGUARD_UNKNOWN: Code = Code {
     name: "wireguard.key_unknown",
-    meaning: "a handshake message whose mac1 is made with none of the pinned public keys, though an approval of its address pins some: its recipient's is not pinned; value: keys tried",
+    meaning: "a handshake message whose mac1 is made with none of the pinned public keys, though an approval of its address pins some: its recipient's is not pinned; value: pinned keys of WireGuard",
     clause: "WireGuard whitepaper 5.4.4",
     phase: Phase::Stateless,
 };
@@ -44,7 +44,7 @@ pub(super) static OPENVPN_VERIFIED: Code = Code {
 
 pub(super) static OPENVPN_UNKNOWN: Code = Code {
     name: "openvpn.key_unknown",
-    meaning: "a control packet that none of the pinned tls-auth, tls-crypt and tls-crypt-v2 keys guards, though an approval of its address pins some; value: keys tried",
+    meaning: "a control packet that none of the pinned tls-auth, tls-crypt and tls-crypt-v2 keys guards, though an approval of its address pins some; value: pinned keys of OpenVPN",
     clause: "OpenVPN network protocol, control channel; tls_crypt.h",
     phase: Phase::Stateless,
 };
@@ -221,7 +221,7 @@ pub struct KeyCounts {
     pub trials: u64,
     /// Messages that a pinned key verified.
     pub verified: u64,
-    /// Messages that none verified, though an approval of their address pins some.
+    /// Messages that none of those tried verified, all keys that approvals of their address pin among them.
     pub unknown: u64,
     /// Messages that were not shown to all keys, since too many came within a second.
     pub skipped: u64,
@@ -243,7 +243,7 @@ impl KeyCounts {
 /// What the keys say of a message.
 enum Answer {
     Verified(Fingerprint),
-    /// By none of so many.
+    /// By none of its address's keys, nor by another that was tried; so many are pinned.
     Unknown(u32),
     /// No approval of its address pins a key, and no other key verifies it; or too many came.
     Nothing,
@@ -300,13 +300,13 @@ impl Checks {
                     findings.add(segment, protocol, verified, Confidence::Certain, key.short());
                     findings.identity.note(&message, segment.direction, Some(key), keyring.id);
                 }
-                Answer::Unknown(tried) if is_evident => {
+                Answer::Unknown(pinned) if is_evident => {
                     findings.identity.note(&message, segment.direction, None, keyring.id);
                     // Beside a verified key it is the other end's, which need not be pinned.
                     let seen = findings.identity.identity(protocol).seen;
                     if !seen.iter().any(|seen| matches!(seen, Seen::Key(_))) {
                         self.counts.unknown += 1;
-                        findings.add(segment, protocol, unknown, Confidence::Possible, tried.into());
+                        findings.add(segment, protocol, unknown, Confidence::Possible, pinned.into());
                     }
                 }
                 Answer::Unknown(_) | Answer::Nothing => {}
