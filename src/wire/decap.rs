@@ -124,9 +124,9 @@ fn find(encapsulation: Encapsulation, outer: &ParsedPacket<'_>) -> Option<Inside
             let is_packet = first >> 5 == 0 && matches!(octets.get(1), Some(4 | 41));
             is_packet.then(|| ip(4 + usize::from(first & 0x1f) * 4))
         }
-        Encapsulation::Lisp => matches!(octets.get(8)? >> 4, 4 | 6).then_some(ip(8)),
+        Encapsulation::Lisp => lisp(octets),
         Encapsulation::Teredo => teredo(octets),
-        Encapsulation::Capwap => capwap(octets),
+        Encapsulation::Capwap => capwap(octets, outer.payload_len),
         // icmptx puts nothing between, others four or five octets.
         Encapsulation::Echo => [8, 12, 13].into_iter().find_map(|next| filling(octets, outer.payload_len, next)),
     }
@@ -278,6 +278,16 @@ fn gtp_u(octets: &[u8]) -> Option<Inside> {
     None
 }
 
+/// RFC 9300 5.1, 5.3: what no flag fills is zero. A control message of the same flow has its nonce there.
+fn lisp(octets: &[u8]) -> Option<Inside> {
+    let (one, two) = (u32_at(octets, 0)?, u32_at(octets, 4)?);
+    // N or V fill the first word, L or I the second, and E wants N.
+    let is_data = (one & 0x00ff_ffff == 0 || one & 0x9000_0000 != 0)
+        && (two == 0 || one & 0x4800_0000 != 0)
+        && one & 0xa000_0000 != 0x2000_0000;
+    (is_data && matches!(octets.get(8)? >> 4, 4 | 6)).then_some(ip(8))
+}
+
 fn teredo(octets: &[u8]) -> Option<Inside> {
     let mut next = 0;
     if let [0, 1, id, value, ..] = octets {
@@ -289,7 +299,7 @@ fn teredo(octets: &[u8]) -> Option<Inside> {
     (octets.get(next)? >> 4 == 6).then(|| ip(next))
 }
 
-fn capwap(octets: &[u8]) -> Option<Inside> {
+fn capwap(octets: &[u8], len: u32) -> Option<Inside> {
     let &[0, length, flags, more, ..] = octets else { return None };
     let next = usize::from(length >> 3) * 4;
     // F: a fragment, whose rest comes apart; K: a keep-alive.
@@ -297,7 +307,13 @@ fn capwap(octets: &[u8]) -> Option<Inside> {
         return None;
     }
     if flags & 1 == 0 {
-        return Some(ethernet(next, 0));
+        // RFC 5415 4.5.1.1: a control message begins with its type, and counts its octets from the length on; some count
+        // its elements alone.
+        let is_type = matches!(u32_at(octets, next), Some(1..=26 | 0x0033_dd01 | 0x0033_dd02));
+        let length = u16_at(octets, next + 5).map(usize::from);
+        let is_control =
+            is_type && length.is_some_and(|length| [5, 8].contains(&(len as usize).wrapping_sub(next + length)));
+        return (!is_control).then_some(ethernet(next, 0));
     }
     // IEEE 802.11 9.2.3, 9.2.4: data frames, whose subtypes from 8 on have two octets more for their quality of service.
     let control = *octets.get(next)?;
@@ -377,13 +393,17 @@ mod tests {
             ("MPLS", Encapsulation::Mpls, &[0, 1, 0x31, 64, 0x45], Some(ip(4))),
             ("GUE", Encapsulation::Gue, &[1, 4, 0, 0], Some(ip(8))),
             ("LISP", Encapsulation::Lisp, &[0x08, 0, 0, 0, 0, 0, 7, 0, 0x45], Some(ip(8))),
-            ("LISP, control", Encapsulation::Lisp, &[0x10, 0, 0, 1, 0, 0, 0, 0, 1], None),
+            ("LISP, nonce and instance", Encapsulation::Lisp, &[0x88, 9, 9, 9, 0, 0, 7, 0, 0x60], Some(ip(8))),
+            ("LISP, Map-Request", Encapsulation::Lisp, &[0x10, 0, 0, 1, 9, 9, 9, 9, 0x45], None),
+            ("LISP, Map-Register", Encapsulation::Lisp, &[0x38, 0, 0, 1, 9, 9, 9, 9, 0x45], None),
+            ("LISP, encapsulated control", Encapsulation::Lisp, &[0x80, 0, 0, 0, 0x45, 0, 0, 60, 0x45], None),
             ("Teredo", Encapsulation::Teredo, &[0x60, 0], Some(ip(0))),
             ("Teredo, origin", Encapsulation::Teredo, &[0, 0, 1, 2, 3, 4, 5, 6, 0x60], Some(ip(8))),
             ("Teredo, authentication, origin", Encapsulation::Teredo, &[0, 1, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 0x60], Some(ip(21))),
             ("ICMP echo", Encapsulation::Echo, &[8, 0, 1, 1, 0, 1, 0, 1, 0x45, 0, 0, 4], Some(ip(8))),
             ("ICMP echo, pattern", Encapsulation::Echo, &[8, 0, 1, 1, 0, 1, 0, 1, 0x45, 0x46, 0x47, 0x48], None),
             ("CAPWAP, Ethernet", Encapsulation::Capwap, &[0, 0x10, 0, 0, 0, 0, 0, 0], eth(8, 0)),
+            ("CAPWAP, control", Encapsulation::Capwap, &[0, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 13, 7, 0, 3, 0], None),
             ("CAPWAP, keep-alive", Encapsulation::Capwap, &[0, 0x10, 0, 8, 0, 0, 0, 0], None),
             ("CAPWAP, DTLS", Encapsulation::Capwap, &[1, 0, 0, 0, 22], None),
             ("CAPWAP, 802.11", Encapsulation::Capwap, &[0, 0x10, 3, 0, 0, 0, 0, 0, 0x08, 1, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 0, 0, 0xaa, 0xaa, 3, 0, 0, 0, 8, 0], Some(ip(40))),
