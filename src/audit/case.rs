@@ -33,6 +33,7 @@ impl File {
             && self.detection.is_none()
             && self.continues.is_none()
             && self.outer.is_none()
+            && self.related.is_empty()
             && self.verdict.reason == Reason::NotATunnel
             && self.verdict.approval.is_none()
             && self.verdict.holds_until == Timestamp::MAX
