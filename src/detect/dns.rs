@@ -30,7 +30,8 @@
 //! a label of 40 characters or more, one user and a counter that counts by one (2^-9 by chance). Numbered names of hosts count
 //! as well: three pings or four of data are likely in queries for NULL or PRIVATE, which hosts do not ask for; in others three
 //! pings or seven of data are, beside another sign of iodine. dns2tcp's session and counter (2^-28 by chance) are likely
-//! behind its handshake, and with the server's answer in that session certain.
+//! behind its handshake, and with the server's answer in that session certain. A raw datagram (2^-25 by chance) is possible, a
+//! second one of the same user likely, one either way certain.
 
 use super::text::number_of;
 use super::{
@@ -150,9 +151,8 @@ impl Detector for Dns {
 
 /// iodine's raw mode.
 fn raw(what: u8, segment: &Segment<'_>, findings: &mut Findings) {
-    let is_login = what >> 4 == 1 && segment.payload_len == 20;
     let fits = match what >> 4 {
-        1 => is_login,
+        1 => segment.payload_len == 20,
         2 => segment.payload_len > 4,
         3 => segment.payload_len == 4,
         _ => false,
@@ -164,7 +164,7 @@ fn raw(what: u8, segment: &Segment<'_>, findings: &mut Findings) {
     let of_user = |direction| findings.of(&RAW, direction).is_some_and(|found| found.last_value & 0x0f == user);
     let confidence = if of_user(segment.direction.opposite()) {
         Confidence::Certain
-    } else if is_login || of_user(segment.direction) {
+    } else if of_user(segment.direction) {
         Confidence::Likely
     } else {
         Confidence::Possible
@@ -583,7 +583,8 @@ mod tests {
             ("counting hosts", queries(&host, 1, 9), None),
             ("long names that do not count", queries(&long_host, NULL, 9), None),
             ("names of digests", queries(&digest, TXT, 32), None),
-            ("raw login", vec![(Forward, raw(0x10, 16))], iodine(likely)),
+            ("raw login", vec![(Forward, raw(0x10, 16))], iodine(possible)),
+            ("raw logins", vec![(Forward, raw(0x10, 16)); 2], iodine(likely)),
             ("raw login, one octet short", vec![(Forward, raw(0x10, 15))], None),
             ("raw both ways", vec![(Forward, raw(0x10, 16)), (Reverse, raw(0x10, 16))], iodine(certain)),
             ("raw data", vec![(Forward, raw(0x20, 40)); 2], iodine(likely)),
