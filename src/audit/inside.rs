@@ -7,7 +7,7 @@ use super::{Auditor, Name};
 use crate::detect::{Confidence, Detection, Protocol};
 use crate::flow::{FlowIndex, FlowKey, ip_addr};
 use crate::record::Record;
-use crate::wire::{Encapsulation, FragmentPosition, ParsedPacket, Transport, open};
+use crate::wire::{Encapsulation, FragmentPosition, ParseError, ParsedPacket, Transport, open};
 
 /// What is opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,12 +88,8 @@ pub(super) fn encapsulation(detection: Option<Detection>) -> Option<Encapsulatio
 
 impl Auditor {
     /// The packet that a mirror copied, or the packet itself.
-    pub(super) fn unmirror<'a>(
-        &mut self,
-        packet: ParsedPacket<'a>,
-    ) -> Result<ParsedPacket<'a>, crate::wire::ParseError> {
+    pub(super) fn unmirror<'a>(&mut self, mut packet: ParsedPacket<'a>) -> Result<ParsedPacket<'a>, ParseError> {
         let most = packet.wire_len;
-        let mut packet = packet;
         for _ in 0..MIRRORS_DEEP {
             let mirrors = &self.settings.decapsulation.mirrors;
             let Some(mirror) = mirrors.iter().find(|mirror| mirror.carries(&packet)) else { break };
