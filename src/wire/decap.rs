@@ -282,7 +282,7 @@ fn gtp_u(octets: &[u8]) -> Option<Inside> {
 fn lisp(octets: &[u8]) -> Option<Inside> {
     let (one, two) = (u32_at(octets, 0)?, u32_at(octets, 4)?);
     // N or V fill the first word, L or I the second, and E wants N.
-    let is_data = (one & 0x00ff_ffff == 0 || one & 0x9000_0000 != 0)
+    let is_data = (one.trailing_zeros() >= 24 || one & 0x9000_0000 != 0)
         && (two == 0 || one & 0x4800_0000 != 0)
         && one & 0xa000_0000 != 0x2000_0000;
     (is_data && matches!(octets.get(8)? >> 4, 4 | 6)).then_some(ip(8))
