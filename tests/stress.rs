@@ -60,7 +60,7 @@ const ALL: [Stress; 18] = [
     Stress::Gre,
 ];
 
-/// Fewer packets than this are no data phase.
+/// Fewer packets than this, where a stress takes some away, are no data phase.
 const FEWEST: usize = 8;
 
 impl Stress {
@@ -158,7 +158,24 @@ enum Outcome {
     Right,
     PossibleOnly,
     Missed,
+    Wrong,
+    /// Too few packets are left to be judged.
+    TooFew,
 }
+
+impl Outcome {
+    /// The columns of the tables.
+    const ALL: [(Self, &str); 5] = [
+        (Self::Right, "right"),
+        (Self::PossibleOnly, "possible only"),
+        (Self::Missed, "missed"),
+        (Self::Wrong, "wrong"),
+        (Self::TooFew, "too few packets"),
+    ];
+}
+
+/// How many captures of each protocol fared how under each stress.
+type Table = BTreeMap<(Protocol, Stress), BTreeMap<Outcome, usize>>;
 
 /// Out of sight, with the reason. (capture, stress, outcome)
 const OUT_OF_SIGHT: &[(&str, Stress, Outcome)] = &[
@@ -216,7 +233,7 @@ fn base(frames: &[OwnedFrame]) -> (BTreeSet<Protocol>, BTreeSet<u16>) {
 
 #[test]
 fn tunnels_keep_their_names() {
-    let mut table = BTreeMap::<(Protocol, Stress), BTreeMap<Outcome, usize>>::new();
+    let mut table = Table::new();
     let (mut wrong, mut unexpected) = (Vec::new(), Vec::new());
     for folder in capture_folders() {
         let folder_name = name(&folder);
@@ -224,12 +241,18 @@ fn tunnels_keep_their_names() {
         let frames = read(&folder.join("input.pcap"));
         let (protocols, ports) = base(&frames);
         for stress in ALL {
-            if matches!(stress, Stress::Port(_)) && ports.is_empty() || stress.apply(&frames, &ports).len() < FEWEST {
+            if matches!(stress, Stress::Port(_)) && ports.is_empty() {
+                continue;
+            }
+            let mut count = |outcome| *table.entry((own, stress)).or_default().entry(outcome).or_default() += 1;
+            let takes_away = matches!(stress, Stress::Late(_) | Stress::OneWay(_));
+            if takes_away && stress.apply(&frames, &ports).len() < FEWEST {
+                count(Outcome::TooFew);
                 continue;
             }
             let records = stress.records(&frames, &ports);
             let names: BTreeSet<_> = protocols.iter().map(|&protocol| stress.name_of(protocol)).collect();
-            let mut best = None;
+            let (mut best, wrong_before) = (None, wrong.len());
             for end in stress.own_ends(&records) {
                 let is_own = end.tunnel.is_some_and(|tunnel| names.contains(&tunnel));
                 if is_own {
@@ -243,7 +266,7 @@ fn tunnels_keep_their_names() {
                 Some(Confidence::Possible) => Outcome::PossibleOnly,
                 None => Outcome::Missed,
             };
-            *table.entry((own, stress)).or_default().entry(outcome).or_default() += 1;
+            count(if wrong.len() > wrong_before { Outcome::Wrong } else { outcome });
             let listed = OUT_OF_SIGHT
                 .iter()
                 .find(|(capture, under, _)| *capture == folder_name && *under == stress)
@@ -258,16 +281,40 @@ fn tunnels_keep_their_names() {
     assert!(unexpected.is_empty(), "{} differ from OUT_OF_SIGHT:\n{}", unexpected.len(), unexpected.join("\n"));
 }
 
-/// Rows are protocols; each cell: right, `possible` only, missed.
-fn printed(table: &BTreeMap<(Protocol, Stress), BTreeMap<Outcome, usize>>) -> String {
-    let mut text = String::from("right/possible/missed");
-    for stress in ALL {
-        write!(text, "\n{:<12}", stress.title()).unwrap();
-        for ((protocol, _), outcomes) in table.iter().filter(|((_, under), _)| *under == stress) {
-            let of = |outcome| outcomes.get(&outcome).copied().unwrap_or(0);
-            let (right, possible, missed) = (of(Outcome::Right), of(Outcome::PossibleOnly), of(Outcome::Missed));
-            write!(text, "  {} {right}/{possible}/{missed}", protocol.name()).unwrap();
+/// A table by protocol, which says under which stress it was not right, and one by stress.
+fn printed(table: &Table) -> String {
+    let mut text = String::new();
+    let head = |text: &mut String, first: &str, last: &str| {
+        write!(text, "\n{first:<12}").unwrap();
+        Outcome::ALL.iter().for_each(|(_, title)| write!(text, "  {title}").unwrap());
+        writeln!(text, "{last}").unwrap();
+    };
+    let row = |text: &mut String, name: &str, is_of: &dyn Fn(Protocol, Stress) -> bool| {
+        write!(text, "{name:<12}").unwrap();
+        for (outcome, title) in Outcome::ALL {
+            let of_it = table.iter().filter(|((protocol, stress), _)| is_of(*protocol, *stress));
+            let number: usize = of_it.filter_map(|(_, outcomes)| outcomes.get(&outcome)).sum();
+            write!(text, "  {number:>width$}", width = title.len()).unwrap();
         }
+    };
+    head(&mut text, "protocol", "  not right under");
+    let protocols: BTreeSet<_> = table.keys().map(|(protocol, _)| *protocol).collect();
+    for own in protocols {
+        row(&mut text, own.name(), &|protocol, _| protocol == own);
+        let is_short = |outcomes: &BTreeMap<Outcome, usize>| {
+            outcomes.keys().any(|outcome| !matches!(outcome, Outcome::Right | Outcome::TooFew))
+        };
+        let under: Vec<_> = table
+            .iter()
+            .filter(|((protocol, _), outcomes)| *protocol == own && is_short(outcomes))
+            .map(|((_, stress), _)| stress.title())
+            .collect();
+        writeln!(text, "  {}", under.join(", ")).unwrap();
+    }
+    head(&mut text, "stress", "");
+    for under in ALL {
+        row(&mut text, &under.title(), &|_, stress| stress == under);
+        text.push('\n');
     }
     text
 }
