@@ -224,7 +224,7 @@ impl fmt::Display for Summary {
             let KeyCounts { trials, verified, unknown, skipped, cut } = self.keys;
             writeln!(
                 f,
-                "keys     {trials} tried: {verified} handshake messages verified, {unknown} made with none of their address's, {skipped} not shown to all keys since too many came, {cut} cut short"
+                "keys     {trials} tried: {verified} handshake messages verified, {unknown} made with no key pinned for their address, {skipped} not shown to every key since too many came, {cut} cut too short to tell"
             )?;
         }
         write!(f, "records  {} written, {} lost", self.records, self.records_lost)
