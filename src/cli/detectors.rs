@@ -32,7 +32,7 @@ enum Format {
 }
 
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
-    let (header, rows) = if options.codes { codes() } else { detectors() };
+    let (header, rows) = if options.codes { codes() } else { detectors(matches!(options.format, Format::Json)) };
     let mut out = io::stdout().lock();
     match options.format {
         Format::Table => {
@@ -52,7 +52,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
                     .enumerate()
                     .map(|(column, text)| {
                         let text = text.replace('|', "\\|");
-                        if column == 0 { format!("`{text}`") } else { text }
+                        if column == 0 { format!("`{}`", text.replace(", ", "`, `")) } else { text }
                     })
                     .collect();
                 writeln!(out, "| {} |", cells.join(" | "))?;
@@ -75,12 +75,15 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
 
 type Rows = (Vec<&'static str>, Vec<Vec<String>>);
 
-fn detectors() -> Rows {
+/// A row a detector, as people read them, or a row a protocol, as programs look them up.
+fn detectors(each_protocol: bool) -> Rows {
     let header = vec!["protocol", "over", "recognised", "mid-stream", "reaches", "specification", "out of sight"];
     let rows = REGISTRY.iter().map(|detector| detector.about()).flat_map(|about| {
-        about.protocols.iter().map(|protocol| {
+        let names: Vec<_> = about.protocols.iter().map(|protocol| protocol.name().to_owned()).collect();
+        let names = if each_protocol { names } else { vec![names.join(", ")] };
+        names.into_iter().map(|name| {
             vec![
-                protocol.name().to_owned(),
+                name,
                 carriers(about),
                 about.recognises.to_owned(),
                 about.midstream.map_or("no", Confidence::name).to_owned(),
