@@ -94,7 +94,7 @@ static ABOUT: About = About {
     specification: "draft-mavrogiannopoulos-openconnect",
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
-    out_of_sight: "all that is inside TLS, where there is no DTLS channel; the data of DTLS 1.0 and 1.2, which any DTLS looks like, once its handshake has passed, and a handshake seen from the server's side alone",
+    out_of_sight: "all that is inside TLS, where there is no DTLS channel; the data of DTLS 1.0 and 1.2, which any DTLS looks like, once its handshake has passed; a handshake of which only the server's side was seen; a resumed session whose hello or answer is missing, cut or in fragments",
     codes: &[&OLD_HANDSHAKE, &OLD_DATA, &OFFER, &APPLICATION, &IDENTITY, &RESUMPTION, &BESIDE_TLS],
 };
 

@@ -48,7 +48,7 @@ static ABOUT: About = About {
     specification: SPECIFICATION,
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
-    out_of_sight: "static keys; CBC data alone stays possible; full segments picked up mid-stream whose packets begin behind the snap length",
+    out_of_sight: "static keys; CBC data alone stays possible; full segments picked up mid-stream whose packets begin behind the snap length; packets of which nothing is kept behind the counter, and a side that sends little but acknowledgments of TCP, stay possible",
     codes: CODES,
 };
 

@@ -89,7 +89,7 @@ static ABOUT: About = About {
     specification: "SoftEther VPN manual; Network.c, Pack.c",
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
-    out_of_sight: "the main channel, which is TLS; UDP acceleration and the tunnel over plain UDP, which have no form",
+    out_of_sight: "the main channel, which is TLS; UDP acceleration and the tunnel over plain UDP, which have no form; one message to a NAT-T server, or cut ones, and ICMP information from one side alone stay possible",
     codes: &[&NAT_T, &ADDRESS, &DNS_QUERY, &DNS_ANSWER, &INFORMATION],
 };
 
