@@ -38,6 +38,11 @@ pub(super) fn read_keys(section: &Section<'_, '_>, approvals: &Path) -> Option<V
     for list in lists {
         keys.extend(list?.into_iter().map(Arc::new));
     }
+    if keys.is_empty() {
+        // By address alone it would approve more than its author began to write.
+        section.missing("wireguard_public_keys", &"name a key, or take the section out");
+        return None;
+    }
     keys.sort_by_key(|key| key.fingerprint());
     keys.dedup();
     Some(keys)

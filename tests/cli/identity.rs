@@ -290,6 +290,8 @@ fn keys_that_are_wrong_or_open_to_others_are_refused() {
         (files("none.pub"), &["none.pub holds no key"]),
         ("wireguard_public_keys = [\"sKGrmKhFWRpQ8KzXzLZEEUsPPUAFLkeB/XND6NsY/X=\"]".to_owned(), &["identity.wireguard_public_keys is ", "write a WireGuard public key in quotes: 44 characters of base64, as `wg pubkey` prints it"]),
         ("wireguard_public_keys = \"one\"".to_owned(), &["write a list"]),
+        (String::new(), &["identity.wireguard_public_keys is missing: name a key, or take the section out"]),
+        ("wireguard_public_keys = []".to_owned(), &["identity.wireguard_public_keys is missing: name a key"]),
         ("wireguard_keys = []".to_owned(), &["identity.wireguard_keys is not a known key: did you mean `wireguard_public_keys`?"]),
     ];
     for (identity, texts) in cases {
@@ -311,7 +313,7 @@ fn keys_that_are_wrong_or_open_to_others_are_refused() {
         run(&folder, "check-config", &[]).expect(0);
     }
     // Without a key, an approval needs the address.
-    fs::write(folder.path().join("approvals.d/a.toml"), vpn("identity = {}")).unwrap();
+    fs::write(folder.path().join("approvals.d/a.toml"), vpn("")).unwrap();
     assert_says(
         &run(&folder, "check-config", &[]).expect(78).err,
         &["peers is missing", "an approval with an identity"],
