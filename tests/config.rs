@@ -119,6 +119,31 @@ fn wrong_settings_are_named_with_place_text_and_remedy() {
             "[capture]\nfilter = \"udp\"",
             "t.toml:2:10: capture.filter: filter line 1: `udp` is not four numbers; write what `tcpdump -ddd EXPRESSION` prints",
         ),
+        ("[decapsulate]\ndepth = 9", "decapsulate.depth is 9: write a whole number of tunnels from 0 to 8"),
+        (
+            "[decapsulate]\nmirrors = [{ tunnel = \"vxlan\" }]",
+            "t.toml:2:12: decapsulate.mirrors.to is missing: name the host that receives the copies",
+        ),
+        (
+            "[decapsulate]\nmirrors = [{ tunnel = \"ipip\", to = \"192.0.2.9\" }]",
+            "decapsulate.mirrors.tunnel is \"ipip\": write \"vxlan\", \"geneve\", \"gre\", \"erspan\" or \"gtp-u\"",
+        ),
+        (
+            "[decapsulate]\nmirrors = [{ tunnel = \"gre\", to = \"192.0.2.9\", port = 9 }]",
+            "decapsulate.mirrors.port is 9: GRE has no ports: take it out",
+        ),
+        (
+            "[decapsulate]\nmirrors = [{ tunnel = \"gre\", from = \"2001:db8::1\", to = \"192.0.2.9\" }]",
+            "t.toml:2:57: decapsulate.mirrors.to is \"192.0.2.9\": nothing from 2001:db8::1/128, of the other IP version",
+        ),
+        (
+            "[decapsulate]\nmirrors = [{ tunnel = \"gre\", from = \"0.0.0.0/0\" }]",
+            "t.toml:2:37: decapsulate.mirrors.from is \"0.0.0.0/0\": whoever sends what looks like a copy hides a tunnel in it",
+        ),
+        (
+            "[decapsulate]\nmirrors = { tunnel = \"gre\", to = \"192.0.2.9\" }",
+            "write `[[decapsulate.mirrors]]` above each",
+        ),
         ("[policy]\nmin_confidence = \"sure\"", "write \"possible\", \"likely\" or \"certain\""),
         ("[records]\nother = \"ends\"", "did you mean \"end\"?"),
         ("[records]\nqueue = 0", "write a whole number of records from 1"),

@@ -1,5 +1,7 @@
 //! Turns the section `decapsulate` into what the core opens.
 
+use ipnet::IpNet;
+
 use super::reader::Section;
 use super::{approvals, set};
 use crate::audit::{Decapsulation, Mirror};
@@ -27,8 +29,18 @@ pub(super) fn take(decapsulation: &mut Decapsulation, section: &Section<'_, '_>)
 
 fn mirror(section: &Section<'_, '_>) -> Option<Mirror> {
     let tunnel = section.required("tunnel", "\"vxlan\"").and_then(|value| value.choice(&CARRIERS));
-    let from = section.value("from").and_then(|value| approvals::network(&value));
-    let to = section.value("to").and_then(|value| approvals::network(&value));
+    let (from_value, to_value) = (section.value("from"), section.value("to"));
+    let from = from_value.as_ref().and_then(approvals::network);
+    let to = to_value.as_ref().and_then(approvals::network);
+    if let (Some(value), Some(from), Some(to)) = (&to_value, from, to)
+        && from.addr().is_ipv4() != to.addr().is_ipv4()
+    {
+        value.wrong(&format_args!("nothing from {from}, of the other IP version, is sent there"));
+    }
+    let are_wide = [from, to].iter().flatten().map(is_wide).reduce(|one, other| one && other);
+    if let (Some(value), Some(true)) = (from_value.as_ref().or(to_value.as_ref()), are_wide) {
+        value.wrong(&"whoever sends what looks like a copy hides a tunnel in it: name the hosts that send or get them");
+    }
     if !section.has("from") && !section.has("to") {
         // Whoever may send in any mirror's name hides a tunnel in it.
         section.missing("to", &"name the host that receives the copies, such as `to = \"192.0.2.9\"`, or with `from` the one that sends them");
@@ -41,4 +53,9 @@ fn mirror(section: &Section<'_, '_>) -> Option<Mirror> {
         value.wrong(&"GRE has no ports: take it out");
     }
     Some(Mirror { encapsulation, from, to, port: registered.map(|registered| port.unwrap_or(registered)) })
+}
+
+/// A large part of the Internet.
+fn is_wide(network: &IpNet) -> bool {
+    network.prefix_len() < if network.addr().is_ipv4() { 8 } else { 16 }
 }
