@@ -238,7 +238,10 @@ fn verdicts(history: &[Record], out: &mut impl Write) -> io::Result<()> {
             String::new(),
             record.time.to_string(),
             kind.to_owned(),
-            format!("{} packets", record.fwd_packets + record.rev_packets),
+            match record.fwd_packets + record.rev_packets {
+                1 => "1 packet".to_owned(),
+                packets => format!("{packets} packets"),
+            },
             found,
             record.verdict.name().to_owned(),
             record.reason.name().to_owned(),

@@ -99,7 +99,7 @@ static ABOUT: About = About {
     protocols: &[Protocol::Gre, Protocol::Pptp, Protocol::Erspan, Protocol::Nvgre, Protocol::EoIp],
     carriers: &[CarrierKind::Ip(47)],
     begins: &[Begin::Any],
-    recognises: "GRE by an inner packet that checks out; PPTP's enhanced GRE by call, length and sequence; ERSPAN and EoIP by their headers and a frame; NVGRE by one network with several flow hashes",
+    recognises: "GRE by an inner packet (IP, Ethernet, MPLS) that checks out; PPTP's enhanced GRE by call, length and sequence; ERSPAN and EoIP by their headers and a frame; NVGRE by one network with several flow hashes",
     specification: "RFC 2784, RFC 2890, RFC 2637, draft-foschiano-erspan, RFC 7637",
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,

@@ -93,8 +93,8 @@ fn row(record: &Record) -> Vec<String> {
     if let Some(confidence) = record.confidence {
         let _ = write!(tunnel, " {}{}", confidence.name(), if record.midstream { ", mid-stream" } else { "" });
     }
-    if record.outer_flow_id.is_some() {
-        tunnel.push_str(", inside one");
+    if let Some(outer) = &record.outer_flow_id {
+        let _ = write!(tunnel, ", inside {}", outer.get(..8).unwrap_or(outer));
     }
     let start = record.start.to_string();
     vec![

@@ -154,14 +154,14 @@ impl KeyError {
     pub const fn meaning(self, kind: KeyKind) -> &'static str {
         match (kind, self) {
             (KeyKind::OpenvpnTlsCryptV2, Self::NoFrame) => {
-                "its lines `-----BEGIN OpenVPN tls-crypt-v2 client key-----` and `-----END OpenVPN tls-crypt-v2 client key-----` are missing"
+                "its lines `-----BEGIN OpenVPN tls-crypt-v2 client key-----` and `-----END OpenVPN tls-crypt-v2 client key-----` are not both there"
             }
             (KeyKind::OpenvpnTlsCryptV2, Self::NotDigits) => {
                 "something else than base64 stands between its first and its last line"
             }
             (KeyKind::OpenvpnTlsCryptV2, Self::Length) => "it does not hold 2048 bits and a wrapped key",
             (_, Self::NoFrame) => {
-                "its lines `-----BEGIN OpenVPN Static key V1-----` and `-----END OpenVPN Static key V1-----` are missing"
+                "its lines `-----BEGIN OpenVPN Static key V1-----` and `-----END OpenVPN Static key V1-----` are not both there"
             }
             (_, Self::NotDigits) => "something else than hexadecimal digits stands between its first and its last line",
             (_, Self::Length) => "it does not hold 512 hexadecimal digits (2048 bits)",
