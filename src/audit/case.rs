@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::associations::Family;
+use super::describe::FlowName;
 use crate::detect::{Confidence, Detection, Findings};
-use crate::flow::{Rank, Tenant};
+use crate::flow::{FlowKey, Rank, Tenant};
 use crate::policy::{Reason, Verdict};
 use crate::time::Timestamp;
 
@@ -110,8 +111,16 @@ impl Tenant for Case {
     fn octets(&self) -> usize {
         let of_file = |file: &File| {
             let findings = file.findings.as_ref().map_or(0, |findings| findings.octets());
-            size_of::<File>() + findings + file.related.capacity() * size_of::<Arc<str>>()
+            let names = file.related.capacity() * size_of::<Arc<str>>()
+                + usize::from(file.continues.is_some()) * NAME
+                + usize::from(file.outer.is_some()) * NAME;
+            size_of::<File>() + findings + names + usize::from(file.family.is_some()) * ASSOCIATION
         };
         self.file.as_deref().map_or(0, of_file)
     }
 }
+
+/// A flow's identifier: sixteen digits and two counts of references.
+const NAME: usize = 32;
+/// A place in the map of associations, with its first member.
+const ASSOCIATION: usize = 2 * (size_of::<FlowKey>() + size_of::<FlowName>());

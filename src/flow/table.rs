@@ -376,9 +376,13 @@ impl<T: Tenant> FlowTable<T> {
     /// Changes a tenant whose memory may grow or shrink.
     pub fn with_tenant<R>(&mut self, index: FlowIndex, change: impl FnOnce(&mut Flow<T>) -> R) -> Option<R> {
         let flow = self.entries.get_mut(index.0 as usize).filter(|flow| flow.state & LIVE != 0)?;
-        let before = flow.tenant.octets();
+        let (before, rank) = (flow.tenant.octets(), flow.tenant.rank());
         let result = change(flow);
         self.tenants_octets = (self.tenants_octets + flow.tenant.octets()).saturating_sub(before);
+        // Where it stands in its old rank's list, it would not be found when its own is to go.
+        if flow.tenant.rank() != rank {
+            self.relink(index.0);
+        }
         Some(result)
     }
 
@@ -841,5 +845,14 @@ mod tests {
         assert_eq!((flow.mpls_labels(), flow.opener()), ([None, Some(0xf_ffff)], Opener::Unknown));
         assert!(!flow.set_fin(Direction::Forward));
         assert!(flow.set_fin(Direction::Reverse));
+    }
+
+    #[test]
+    fn a_flow_that_changes_its_rank_goes_with_its_equals() {
+        let mut table = FlowTable::<Held>::new(&settings(), 1);
+        let tunnel = insert(&mut table, 1, 0, Held(Some(Rank::Tunnel)));
+        let noted = insert(&mut table, 2, 5, Held(None));
+        table.with_tenant(noted, |flow| flow.tenant = Held(Some(Rank::Noted)));
+        assert_eq!(table.oldest(Pressure::Tenants), Some(noted), "not the tunnel {tunnel:?}");
     }
 }
