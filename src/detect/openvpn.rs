@@ -265,6 +265,11 @@ fn take(control: &Control, octets: &[u8], segment: &Segment<'_>, findings: &mut 
     let value = control.session >> 32;
     let there = *findings.slot(SlotId::Openvpn, segment.direction.opposite());
     let here = findings.slot(SlotId::Openvpn, segment.direction);
+    // Each end draws a session of its own: one for both ways is another protocol's identifier.
+    if there.hits > 0 && there.a == control.session {
+        *here = Slot::default();
+        return;
+    }
     let is_guarded = control.hmac > 0;
     let content =
         if is_guarded { Content::Encrypted(octets.get(control.hmac..).unwrap_or_default()) } else { Content::Open };
