@@ -134,11 +134,9 @@ fn every_detector_has_a_capture_and_a_row() {
         for protocol in about.protocols {
             let prefix = format!("{}-", protocol.name());
             assert!(folders.iter().any(|folder| folder.starts_with(&prefix)), "no capture for {prefix}");
-            assert!(
-                readme.contains(&format!("| `{}` |", protocol.name())),
-                "no row for {} in README.md",
-                protocol.name()
-            );
+            let own = format!("`{}`", protocol.name());
+            let has_row = readme.lines().any(|line| line.split('|').nth(1).is_some_and(|names| names.contains(&own)));
+            assert!(has_row, "no row for {own} in README.md");
         }
     }
 }
