@@ -139,15 +139,20 @@ fn a_pinned_key_decides_whichever_the_address() {
 }
 
 #[test]
-fn a_key_is_known_from_the_first_packet_and_named_by_its_fingerprint() {
+fn a_key_counts_once_the_other_end_answers_and_is_named_by_its_fingerprint() {
     let server = public_key("wireguard-pinned", "server.pub");
     let folder = folder(
         "wireguard-pinned",
         &vpn(&format!("{ELSEWHERE}\nidentity = {{ wireguard_public_keys = [\"{server}\"] }}")),
     );
     let records = replay(&folder, &frames("wireguard-pinned"));
-    let first = &records[0];
-    assert_eq!([&first["kind"], &first["reason"], &first["confidence"]], ["start", "approved_by_key", "certain"]);
+    // Whoever saw the first packet can send it again.
+    assert_eq!(
+        [&records[0]["kind"], &records[0]["reason"], &records[0]["confidence"]],
+        ["start", "no_approval", "likely"]
+    );
+    let first = &records[1];
+    assert_eq!([&first["kind"], &first["reason"], &first["confidence"]], ["update", "approved_by_key", "certain"]);
     let key = first["approval"]["key"].as_str().unwrap();
     let evidence = first["evidence"].as_array().unwrap();
     let verified = evidence.iter().find(|found| found["code"] == "wireguard.key_verified").unwrap();
@@ -158,7 +163,7 @@ fn a_key_is_known_from_the_first_packet_and_named_by_its_fingerprint() {
         &explained.out,
         &[
             "reason    approved_by_key: an approval covers it: a handshake is made with a key that it pins",
-            "  ->  wireguard.key_verified  makes it certain",
+            "  ->  wireguard.key_verified  makes it likely",
             "whose mac1 is made with a pinned public key, its recipient's",
             "a (owner network team, reference CHG-a) by a key that it pins",
             &format!("fits  key: allowed {key}; found a handshake made with {key}"),

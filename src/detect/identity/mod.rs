@@ -1,8 +1,10 @@
 //! Turns handshake messages into evidence of who made them, by the keys that approvals pin.
 //!
-//! A message that verifies is `certain` by itself: a mac1 of 128 bits fits by chance once in 2^128, an HMAC of tls-auth or
-//! tls-crypt once in 2^160 or less. What it proves is knowledge of the key: of an OpenVPN key, which is secret; of a
-//! WireGuard public key, which whoever was given it may pass on.
+//! A mac1 of 128 bits fits by chance once in 2^128, an HMAC of tls-auth or tls-crypt once in 2^160 or less. But whoever saw a
+//! message can send it again: one that verifies is `likely`, and its key counts only once the other end has a part in it. In
+//! WireGuard that is a response that names the initiation's index, in OpenVPN, whose key is both ends', a message of either.
+//! What it then proves is knowledge of the key: of an OpenVPN key, which is secret; of a WireGuard public key, which whoever
+//! was given it may pass on.
 //!
 //! mac1 is keyed with the public key of a message's recipient, so that an initiation names one end and the response the
 //! other. A pinned key may be either end's: only where both messages of a handshake verify by no pinned key is it another's.
@@ -98,9 +100,19 @@ impl Identity {
 pub(super) struct Notes {
     protocol: Option<Protocol>,
     identity: Identity,
-    /// A handshake that no pinned key opened, and its index: it counts for nothing more until it is answered, since
-    /// anybody may send one from a forged address.
-    pending: Option<(Direction, u32)>,
+    /// The latest handshakes that nobody has answered yet.
+    openings: [Option<Opening>; 2],
+    /// OpenVPN: the keys of messages that verified, by direction.
+    verified: [Option<Fingerprint>; 2],
+}
+
+/// The message that opens a handshake.
+#[derive(Clone, Copy, Debug)]
+struct Opening {
+    direction: Direction,
+    index: u32,
+    /// The pinned key that verifies it.
+    key: Option<Fingerprint>,
 }
 
 impl Notes {
@@ -109,40 +121,74 @@ impl Notes {
         if self.protocol == Some(protocol) { self.identity } else { Identity::default() }
     }
 
-    fn note(&mut self, message: &Message<'_>, direction: Direction, key: Option<Fingerprint>, keyring: u64) {
+    /// Whether a pinned key has or may have a part in the flow, so that messages made with others tell.
+    fn is_watched(&self, protocol: Protocol) -> bool {
+        self.protocol == Some(protocol)
+            && (self.identity.seen.iter().any(|seen| seen.key().is_some())
+                || self.openings.iter().flatten().any(|opening| opening.key.is_some())
+                || self.verified.iter().any(Option::is_some))
+    }
+
+    fn note(
+        &mut self,
+        message: &Message<'_>,
+        direction: Direction,
+        key: Option<Fingerprint>,
+        keyring: u64,
+        is_peer_seen: bool,
+    ) {
         if self.protocol != Some(message.protocol()) {
             *self = Self { protocol: Some(message.protocol()), ..Self::default() };
         }
         if self.identity.keyring != keyring {
             // Other keys were not tried, but one that was verified stays so.
             let seen = self.identity.seen.map(|seen| if let Seen::Unknown(_) = seen { Seen::Nothing } else { seen });
-            (self.identity, self.pending) = (Identity { seen, keyring }, None);
+            *self = Self { protocol: self.protocol, identity: Identity { seen, keyring }, ..Self::default() };
         }
-        let [forward, reverse] = &mut self.identity.seen;
-        let (here, there) = match direction {
-            Direction::Forward => (forward, reverse),
-            Direction::Reverse => (reverse, forward),
-        };
-        if let Some(key) = key {
-            *here = Seen::Key(key);
-            self.pending = None;
+        let is_openvpn = message.protocol() == Protocol::Openvpn;
+        let (here, there) = (direction as usize, direction.opposite() as usize);
+        let mut both = None;
+        match message.step() {
+            Step::Opens(index) => {
+                let [newest, older] = &mut self.openings;
+                *older = newest.replace(Opening { direction, index, key });
+            }
+            Step::Answers(index) => {
+                let is_asked = |opening: &Opening| opening.direction != direction && opening.index == index;
+                let asked = self.openings.iter_mut().find(|opening| opening.as_ref().is_some_and(is_asked));
+                if let Some(opening) = asked.and_then(Option::take) {
+                    // Both ends made this handshake: what was known of an earlier one is over.
+                    let is_unknown = key.is_none() && opening.key.is_none();
+                    if is_unknown || !is_openvpn {
+                        both = Some([key, opening.key]);
+                    }
+                }
+            }
+            Step::Follows => {}
+        }
+        if let (true, Some(_), Some(place)) = (is_openvpn, key, self.verified.get_mut(here)) {
+            *place = key;
+            if let [Some(forward), Some(reverse)] = self.verified {
+                self.identity.seen = [Seen::Key(forward), Seen::Key(reverse)];
+            }
+        }
+        if let Some(keys) = both {
+            self.verified = [None; 2];
+            for (at, key) in [here, there].into_iter().zip(keys) {
+                if let Some(seen) = self.identity.seen.get_mut(at) {
+                    *seen = key.map_or(Seen::Unknown(1), Seen::Key);
+                }
+            }
             return;
         }
-        let again = match here {
-            Seen::Key(_) => *here,
+        let Some(seen) = self.identity.seen.get_mut(here).filter(|_| key.is_none()) else { return };
+        // From a forged address anybody may send as many as he likes: they tell only where the peer is out of sight.
+        let most = if is_peer_seen { ENOUGH - 1 } else { ENOUGH };
+        *seen = match *seen {
+            Seen::Key(key) => Seen::Key(key),
             Seen::Nothing => Seen::Unknown(1),
-            Seen::Unknown(times) => Seen::Unknown(times.saturating_add(1).min(ENOUGH)),
+            Seen::Unknown(times) => Seen::Unknown(times.max(most.min(times.saturating_add(1)))),
         };
-        match message.step() {
-            Step::Opens(index) => self.pending = Some((direction, index)),
-            // Both ends made this handshake: what was known of an earlier one is over.
-            Step::Answers(index) if self.pending == Some((direction.opposite(), index)) => {
-                (*here, *there) = (Seen::Unknown(1), Seen::Unknown(1));
-                return;
-            }
-            Step::Answers(_) | Step::Follows => {}
-        }
-        *here = again;
     }
 }
 
@@ -245,7 +291,7 @@ enum Answer {
     Verified(Fingerprint),
     /// By none of its address's keys, nor by another that was tried; so many are pinned.
     Unknown(u32),
-    /// No approval of its address pins a key, and no other key verifies it; or too many came.
+    /// No approval of its address pins a key, nor has one a part in its flow, and no other verifies it; or too many came.
     Nothing,
 }
 
@@ -294,14 +340,17 @@ impl Checks {
                 Protocol::Wireguard => (&WIREGUARD_VERIFIED, &WIREGUARD_UNKNOWN),
                 _ => (&OPENVPN_VERIFIED, &OPENVPN_UNKNOWN),
             };
-            match self.ask(&message, keyring, segment.at) {
+            let is_peer_seen = findings.evidence().iter().any(|found| found.direction != segment.direction);
+            match self.ask(&message, keyring, segment.at, findings.identity.is_watched(protocol)) {
                 Answer::Verified(key) => {
                     self.counts.verified += 1;
-                    findings.add(segment, protocol, verified, Confidence::Certain, key.short());
-                    findings.identity.note(&message, segment.direction, Some(key), keyring.id);
+                    findings.identity.note(&message, segment.direction, Some(key), keyring.id, is_peer_seen);
+                    let is_told = findings.identity.identity(protocol).seen.contains(&Seen::Key(key));
+                    let confidence = if is_told { Confidence::Certain } else { Confidence::Likely };
+                    findings.add(segment, protocol, verified, confidence, key.short());
                 }
                 Answer::Unknown(pinned) if is_evident => {
-                    findings.identity.note(&message, segment.direction, None, keyring.id);
+                    findings.identity.note(&message, segment.direction, None, keyring.id, is_peer_seen);
                     // Beside a verified key it is the other end's, which need not be pinned.
                     let seen = findings.identity.identity(protocol).seen;
                     if !seen.iter().any(|seen| matches!(seen, Seen::Key(_))) {
@@ -314,7 +363,7 @@ impl Checks {
         }
     }
 
-    fn ask(&mut self, message: &Message<'_>, keyring: &Keyring, at: Timestamp) -> Answer {
+    fn ask(&mut self, message: &Message<'_>, keyring: &Keyring, at: Timestamp, is_watched: bool) -> Answer {
         if self.second != at.as_secs() {
             (self.second, self.left) = (at.as_secs(), [TRIALS; 2]);
         }
@@ -325,7 +374,8 @@ impl Checks {
             self.near.get(start..end).unwrap_or_default()
         };
         let Self { left: [left_near, left_far], counts, .. } = self;
-        let mut answer = if near.is_empty() { Answer::Nothing } else { Answer::Unknown(all.len() as u32) };
+        let is_silent = near.is_empty() && !is_watched;
+        let mut answer = if is_silent { Answer::Nothing } else { Answer::Unknown(all.len() as u32) };
         let positions = near.iter().copied().map(|position| (position, true));
         let others = all.filter(|position| near.binary_search(position).is_err()).map(|position| (position, false));
         for (position, is_near) in positions.chain(others) {
@@ -334,7 +384,7 @@ impl Checks {
             if *left == 0 {
                 counts.skipped += 1;
                 // Who was not asked did not say no.
-                if is_near {
+                if is_near || near.is_empty() {
                     answer = Answer::Nothing;
                 }
                 break;
@@ -448,6 +498,10 @@ mod tests {
         let pair = |texts: [&str; 2]| vec![(Forward, octets(texts[0])), (Reverse, octets(texts[1]))];
         let mut broken = octets(INITIATION);
         broken[60] ^= 1;
+        let mut foreign = octets(INITIATION);
+        foreign[4..8].copy_from_slice(&[9; 4]);
+        let mut foreign_answer = octets(RESPONSE);
+        foreign_answer[8..12].copy_from_slice(&[9; 4]);
         let mut other_mac2 = octets(INITIATION);
         other_mac2[140] ^= 1;
         let mut turned = octets(TLS_CRYPT[0]);
@@ -465,7 +519,11 @@ mod tests {
             ("initiation alone, another key", vec![stranger(Wireguard, 7)], vec![(Forward, octets(INITIATION))], [unknown, Seen::Nothing], false),
             ("three initiations, another key", vec![stranger(Wireguard, 7)], vec![(Forward, octets(INITIATION)); 3], [Seen::Unknown(3), Seen::Nothing], true),
             ("an octet changed", vec![server.clone()], vec![(Forward, broken)], [unknown, Seen::Nothing], false),
-            ("mac2 is no part of it", vec![server.clone()], vec![(Forward, other_mac2)], [key(&server), Seen::Nothing], false),
+            ("mac2 is no part of it", vec![server.clone()], vec![(Forward, other_mac2), (Reverse, octets(RESPONSE))], [key(&server), unknown], true),
+            ("initiation alone, which anybody may send again", vec![server.clone()], vec![(Forward, octets(INITIATION)); 9], [Seen::Nothing; 2], false),
+            ("reset alone, which anybody may send again", vec![auth.clone()], vec![(Forward, octets(TLS_AUTH[0])); 9], [Seen::Nothing; 2], false),
+            ("sent again into another handshake", vec![server.clone()], vec![(Forward, foreign.clone()), (Forward, octets(INITIATION)), (Reverse, foreign_answer.clone())], [unknown; 2], true),
+            ("sent again before another handshake", vec![server.clone()], vec![(Forward, octets(INITIATION)), (Forward, foreign), (Reverse, foreign_answer)], [unknown; 2], true),
             ("OpenVPN's keys say nothing of it", vec![auth.clone(), crypt.clone()], pair([INITIATION, RESPONSE]), [Seen::Nothing; 2], false),
             ("tls-auth, SHA-1, directions 0 and 1", vec![auth.clone()], pair(TLS_AUTH), [key(&auth); 2], true),
             ("tls-auth, SHA-512, no direction", vec![auth.clone()], pair(TLS_AUTH_SHA512), [key(&auth); 2], true),
@@ -499,15 +557,18 @@ mod tests {
         };
         let verified = Seen::Key(key.fingerprint());
         assert_eq!(seen(key.clone(), 54, 353), [verified; 2]);
-        assert_eq!(seen(key.clone(), 53, 353), [Seen::Nothing, verified], "an octet too few");
-        assert_eq!(seen(key, 54, 352), [Seen::Unknown(1), verified], "another wrapped key's length");
+        assert_eq!(seen(key.clone(), 53, 353), [Seen::Nothing; 2], "an octet too few");
+        assert_eq!(seen(key, 54, 352), [Seen::Unknown(1), Seen::Nothing], "another wrapped key's length");
         assert_eq!(seen(openvpn(KeyKind::OpenvpnTlsCrypt), 54, 353), [Seen::Unknown(1); 2]);
     }
 
     #[test]
     fn a_verified_key_is_certain_and_named() {
         let key = wireguard(SERVER);
-        let (findings, checks) = shown(&ring(vec![key.clone()]), &[(Forward, Carrier::Udp, octets(INITIATION))]);
+        let messages = [(Forward, Carrier::Udp, octets(INITIATION)), (Reverse, Carrier::Udp, octets(RESPONSE))];
+        let (alone, _) = shown(&ring(vec![key.clone()]), &messages[..1]);
+        assert_eq!(alone.detection().map(|found| found.confidence), Some(Confidence::Likely));
+        let (findings, checks) = shown(&ring(vec![key.clone()]), &messages);
         let Some(Detection {
             protocol: Protocol::Wireguard, confidence: Confidence::Certain, midstream: false, ..
         }) = findings.detection()
@@ -516,7 +577,7 @@ mod tests {
         };
         let Evidence { value, .. } = findings.of(&WIREGUARD_VERIFIED, Forward).unwrap();
         assert!(key.fingerprint().to_string().starts_with(&format!("wireguard:{value:012x}")));
-        assert_eq!(*checks.counts(), KeyCounts { trials: 1, verified: 1, ..KeyCounts::default() });
+        assert_eq!(*checks.counts(), KeyCounts { trials: 2, verified: 1, ..KeyCounts::default() });
     }
 
     #[test]
@@ -547,7 +608,7 @@ mod tests {
         // Answered, it is another handshake.
         messages.push((Reverse, answer));
         assert_eq!(seen(&keyring, &messages).0, [Seen::Unknown(1); 2]);
-        messages.push((Forward, octets(INITIATION)));
+        messages.extend([(Forward, octets(INITIATION)), (Reverse, octets(RESPONSE))]);
         assert_eq!(seen(&keyring, &messages).0, [Seen::Key(server.fingerprint()), Seen::Unknown(1)]);
     }
 
@@ -593,8 +654,12 @@ mod tests {
         let (old, new) = (ring(vec![server.clone()]), ring(vec![server.clone(), client.clone()]));
         assert_ne!(old.id(), new.id());
         let (mut findings, mut checks) = (Findings::default(), Checks::default());
-        for (keyring, way, text) in [(&old, Forward, INITIATION), (&old, Reverse, RESPONSE), (&new, Reverse, RESPONSE)]
-        {
+        for (keyring, way, text) in [
+            (&old, Forward, INITIATION),
+            (&old, Reverse, RESPONSE),
+            (&new, Forward, INITIATION),
+            (&new, Reverse, RESPONSE),
+        ] {
             let message = octets(text);
             crate::detect::REGISTRY[0].inspect(&udp(way, &message), &mut findings);
             checks.check(&udp(way, &message), keyring, 0..2, &mut findings);
