@@ -91,6 +91,29 @@ fn a_mirror_gives_the_records_of_the_link_that_it_copies() {
     }
 }
 
+/// ERSPAN and mirrors of clouds send the first octets of each frame: the lengths inside are those on the link.
+#[test]
+fn a_mirror_that_cuts_its_copies_shows_the_same_tunnels() {
+    for capture in ["wireguard-port-51820", "openvpn-udp", "esp-ip", "benign-dnsmasq-dns"] {
+        let frames = frames(capture);
+        let (expected, _) = plainly(&frames);
+        let cut: Vec<_> = frames
+            .iter()
+            .map(|frame| {
+                let len = frame.data.len().min(128);
+                let cut = OwnedFrame { wire_len: len as u32, data: frame.data[..len].to_vec(), ..frame.clone() };
+                in_vxlan(&cut, 7)
+            })
+            .collect();
+        let (found, counters) = audited(&cut, mirror(Encapsulation::Vxlan, Some(4789)), Vec::new());
+        let names = |records: &[Record]| -> Vec<_> {
+            ends(records).iter().map(|end| (end.flow_id.clone(), end.tunnel, end.confidence, end.fwd_packets)).collect()
+        };
+        assert_eq!(names(&found), names(&expected), "{capture}");
+        assert_eq!(counters.undecodable.iter().sum::<u64>(), 0, "{capture}");
+    }
+}
+
 #[test]
 fn a_mirror_of_another_host_port_or_encapsulation_is_a_tunnel() {
     let wrapped: Vec<_> = frames("benign-dnsmasq-dns").iter().map(|frame| in_vxlan(frame, 7)).collect();

@@ -7,7 +7,7 @@ use super::{Auditor, Name};
 use crate::detect::{Confidence, Detection, Protocol};
 use crate::flow::{FlowIndex, FlowKey, ip_addr};
 use crate::record::Record;
-use crate::wire::{Encapsulation, FragmentPosition, ParseError, ParsedPacket, Transport, open};
+use crate::wire::{Content, Encapsulation, FragmentPosition, ParseError, ParsedPacket, Transport, open};
 
 /// What is opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,7 +93,7 @@ impl Auditor {
         for _ in 0..MIRRORS_DEEP {
             let mirrors = &self.settings.decapsulation.mirrors;
             let Some(mirror) = mirrors.iter().find(|mirror| mirror.carries(&packet)) else { break };
-            let Some(opened) = open(mirror.encapsulation, &packet) else { break };
+            let Some(opened) = open(mirror.encapsulation, &packet, Content::Cut) else { break };
             self.counters.mirrored += 1;
             // A first fragment claims more than it brings.
             packet = opened.packet.map(|inside| ParsedPacket { wire_len: inside.wire_len.min(most), ..inside })?;
@@ -113,7 +113,8 @@ impl Auditor {
             return;
         }
         let Some(flow) = self.table.flow(index) else { return };
-        let Some(opened) = encapsulation(flow.tenant.detection()).and_then(|encapsulation| open(encapsulation, outer))
+        let Some(opened) =
+            encapsulation(flow.tenant.detection()).and_then(|encapsulation| open(encapsulation, outer, Content::Whole))
         else {
             return;
         };

@@ -74,14 +74,24 @@ pub struct Opened<'a> {
     pub network: u32,
 }
 
+/// What a packet inside may have lost on its way into the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Nothing: a tunnel carries whole packets.
+    Whole,
+    /// Its end: mirrors cut what they copy.
+    Cut,
+}
+
 /// Opens one packet; `None` where its header says that no packet is inside, or is none of this encapsulation.
 #[must_use]
-pub fn open<'a>(encapsulation: Encapsulation, outer: &ParsedPacket<'a>) -> Option<Opened<'a>> {
+pub fn open<'a>(encapsulation: Encapsulation, outer: &ParsedPacket<'a>, content: Content) -> Option<Opened<'a>> {
     let inside = find(encapsulation, outer)?;
     let data = outer.payload.get(inside.offset..)?;
     let wire_len = outer.payload_len.checked_sub(inside.offset as u32)?;
     // The rest of a fragmented packet comes later; a UDP header tells how much.
-    let is_cut = outer.fragment.is_some() && !matches!(outer.transport, Transport::Udp { .. });
+    let is_first = outer.fragment.is_some() && !matches!(outer.transport, Transport::Udp { .. });
+    let is_cut = is_first || content == Content::Cut;
     let frame = Frame {
         at: outer.at,
         number: outer.number,

@@ -9,7 +9,7 @@ mod mpls;
 mod pppoe;
 mod transport;
 
-pub use decap::{Encapsulation, Opened, open};
+pub use decap::{Content, Encapsulation, Opened, open};
 
 use crate::time::Timestamp;
 
