@@ -77,7 +77,8 @@ type Rows = (Vec<&'static str>, Vec<Vec<String>>);
 
 /// A row a detector, as people read them, or a row a protocol, as programs look them up.
 fn detectors(each_protocol: bool) -> Rows {
-    let header = vec!["protocol", "over", "recognised", "mid-stream", "reaches", "specification", "out of sight"];
+    let header =
+        vec!["protocol", "over", "recognised", "by chance", "mid-stream", "reaches", "specification", "out of sight"];
     let rows = REGISTRY.iter().map(|detector| detector.about()).flat_map(|about| {
         let names: Vec<_> = about.protocols.iter().map(|protocol| protocol.name().to_owned()).collect();
         let names = if each_protocol { names } else { vec![names.join(", ")] };
@@ -86,6 +87,7 @@ fn detectors(each_protocol: bool) -> Rows {
                 name,
                 carriers(about),
                 about.recognises.to_owned(),
+                about.chance.to_owned(),
                 about.midstream.map_or("no", Confidence::name).to_owned(),
                 about.reaches.name().to_owned(),
                 about.specification.to_owned(),

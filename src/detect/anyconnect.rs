@@ -92,6 +92,7 @@ static ABOUT: About = About {
     begins: &[Begin::Octets("000101.. 01 00"), Begin::Octets("16 fe fd 00 00"), Begin::Octets("16 fe ff 00 00")],
     recognises: "the DTLS channel: Cisco's version 0x0100 by its records; OpenConnect's pre-shared keys by session name and identity; a session resumed with one suite as possible, beside TLS to the same port as likely",
     specification: "draft-mavrogiannopoulos-openconnect",
+    chance: "one record of the old version: 2^-62; the identity: 2^-56, with the refusal before it",
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
     out_of_sight: "all that is inside TLS, where there is no DTLS channel; the data of DTLS 1.0 and 1.2, which any DTLS looks like, once its handshake has passed; a handshake of which only the server's side was seen; a resumed session whose hello or answer is missing, cut or in fragments",

@@ -74,6 +74,7 @@ static ABOUT: About = About {
     ],
     recognises: "control messages by their elements, and by responses; data by the frame inside; both under DTLS by its preamble",
     specification: "RFC 5415, RFC 5416",
+    chance: "control with its elements: 2^-70; a frame or DTLS record: 2^-44",
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
     out_of_sight: "802.11 management frames on the data channel; what is inside DTLS; LWAPP",

@@ -123,6 +123,7 @@ static ABOUT: About = About {
     recognises: "iodine by its version exchange, raw datagrams, and counters of pings and data; dns2tcp by its handshake, \
                  session and counter",
     specification: "iodine proto_00000502, dns2tcp",
+    chance: "a version query: 2^-35; counters: 2^-9 to 2^-28 a query, several in a row; a raw datagram: 2^-25",
     midstream: Some(Confidence::Likely),
     reaches: Confidence::Certain,
     out_of_sight: "other tunnels in DNS; DNS over TCP, TLS and HTTPS; behind a resolver that asks from a new port each \

@@ -29,6 +29,7 @@ static ABOUT: About = About {
     begins: &[Begin::Any],
     recognises: "an Ethernet frame inside that checks out",
     specification: "RFC 3378",
+    chance: "around IPv4: 2^-52 a frame; the protocol number besides",
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
     out_of_sight: "frames that hold neither IP, ARP, MPLS, LLDP nor spanning tree",

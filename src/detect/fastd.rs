@@ -75,6 +75,7 @@ static ABOUT: About = About {
     ],
     recognises: "handshake by its records; data by nonces that count by two, odd one way and even the other",
     specification: "fastd documentation, Protocol; handshake.h",
+    chance: "a handshake: 2^-70; data: 2^-31, each next nonce 2^-46",
     midstream: Some(Confidence::Likely),
     reaches: Confidence::Certain,
     out_of_sight: "mid-stream from one side only (possible); the methods null and null@l2tp, which have no nonce",

@@ -101,6 +101,7 @@ static ABOUT: About = About {
     begins: &[Begin::Any],
     recognises: "GRE by an inner packet (IP, Ethernet, MPLS) that checks out; PPTP's enhanced GRE by call, length and sequence; ERSPAN and EoIP by their headers and a frame; NVGRE by one network with several flow hashes",
     specification: "RFC 2784, RFC 2890, RFC 2637, draft-foschiano-erspan, RFC 7637",
+    chance: "a header: 2^-25; around IPv4: 2^-45, a frame: 2^-61; a PPTP packet: 2^-44, counting 2^-88",
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
     out_of_sight: "GRE around content that has no checkable header stays likely at best; NVGRE of one inner flow, or without flow hashes, is gre",

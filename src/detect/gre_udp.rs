@@ -38,6 +38,7 @@ static ABOUT: About = About {
     ],
     recognises: "a GRE header and a packet inside that checks out",
     specification: "RFC 8086",
+    chance: "a header: 2^-25, and an inner packet that checks out: 2^-20 and less",
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
     out_of_sight: "GRE in DTLS; a TUN device's packet information in UDP looks the same",

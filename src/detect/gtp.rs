@@ -66,6 +66,7 @@ static ABOUT: About = About {
     begins: &[Begin::Octets("00110..."), Begin::Octets("010...00")],
     recognises: "user data by exact length and the IP packet inside; control by exact length, elements, and responses of the same sequence number",
     specification: "TS 29.281, TS 29.060, TS 29.274",
+    chance: "user data around IPv4: 2^-55; control: 2^-32 a message, and a repeated sequence number",
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
     out_of_sight: "sessions of Ethernet or PPP; echoes alone, which user and control plane share, stay possible; GTP' and version 0",

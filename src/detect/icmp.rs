@@ -59,6 +59,7 @@ static ABOUT: About = About {
     recognises: "ptunnel's header and lengths from user and proxy; IP packets in echoes; replies with other data than asked \
                  (possible)",
     specification: "RFC 792, RFC 4443, ptunnel",
+    chance: "ptunnel's state and length: 2^-44; an IP packet that fills the echo: 2^-32",
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
     out_of_sight: "echoes whose data are encrypted or compressed, or hold no IP packet (possible at best)",

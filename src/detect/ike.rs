@@ -65,6 +65,7 @@ static ABOUT: About = About {
     ],
     recognises: "IKEv1 and IKEv2 exchanges by SPIs, version, exchange type and exact length",
     specification: "RFC 7296, RFC 2408, RFC 3948",
+    chance: "version, exchange, flags and the 32-bit length: 2^-60; a repeated 64-bit SPI",
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
     out_of_sight: "IKE over TCP (RFC 9329)",

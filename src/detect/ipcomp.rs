@@ -32,6 +32,7 @@ static ABOUT: About = About {
     begins: &[Begin::Any],
     recognises: "next header and parameter index that stay the same",
     specification: "RFC 3173",
+    chance: "the same header: 2^-32 a packet; the protocol number besides",
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
     out_of_sight: "what is inside; packets that do not compress are sent without IPComp; IPComp inside ESP is esp",

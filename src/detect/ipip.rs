@@ -75,6 +75,7 @@ static ABOUT: About = About {
     recognises: "inner IP header with right version, length and checksum; 6to4 and ISATAP by the IPv4 address in inner \
                  addresses, the same in every packet",
     specification: "RFC 2003, RFC 4213, RFC 2473, RFC 3056, RFC 5214",
+    chance: "IPv4 inside: 2^-20 a packet, IPv6: 2^-23, three different ones; the protocol number besides",
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
     out_of_sight: "6rd, whose addresses have no mark, is 6in4; the IPv4 address in inner addresses is not compared with \

@@ -65,6 +65,7 @@ static ABOUT: About = About {
     ],
     recognises: "data by header and the IP packet inside; control by its records, and by answers that return a nonce",
     specification: "RFC 9300, RFC 9301",
+    chance: "around IPv4: 2^-40 a packet, IPv6: 2^-32; a returned 64-bit nonce",
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
     out_of_sight: "encrypted data (RFC 8061); LISP-GPE (RFC 9305); Map-Referral and Info-Request",

@@ -434,6 +434,8 @@ pub struct About {
     pub recognises: &'static str,
     /// The public specification.
     pub specification: &'static str,
+    /// How often random octets pass, and so why it can be no chance; the file's header derives it.
+    pub chance: &'static str,
     /// Whether it recognises a tunnel whose set-up was not seen, and how sure it can get.
     pub midstream: Option<Confidence>,
     /// How sure it can get at best.

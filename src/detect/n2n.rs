@@ -48,6 +48,7 @@ static ABOUT: About = About {
     ],
     recognises: "header with version, code and community, the same from both sides",
     specification: "n2n.h (version 1), n2n_wire.h (versions 2 and 3)",
+    chance: "2^-30 a header, 2^-50 in version 1; the same community again: 2^-64",
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
     out_of_sight: "header encryption (version 3, option -H); version 2 was never checked against a recording",

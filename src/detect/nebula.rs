@@ -52,6 +52,7 @@ static ABOUT: About = About {
     begins: &[Begin::Octets("0001.... 0000000. 00 00")],
     recognises: "handshake by its two messages; data by index and counter",
     specification: "nebula header.go (version 1)",
+    chance: "the first message: 2^-128; data: 2^-44, counting 2^-107",
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
     out_of_sight: "who talks through a relay (the relay's own tunnels are seen)",

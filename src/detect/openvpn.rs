@@ -91,6 +91,7 @@ static ABOUT: About = About {
     begins: &[Begin::Octets("1."), Begin::Octets("2."), Begin::Octets("3."), Begin::Octets("4."), Begin::Octets("5.")],
     recognises: "resets and sessions, plain, tls-auth, tls-crypt and tls-crypt-v2; AEAD data by peer identifier and counter",
     specification: SPECIFICATION,
+    chance: "a 64-bit session that counts: 2^-92 a packet; a data header with its counter: 2^-60",
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
     out_of_sight: "static keys (no header at all); CBC data alone, whose counter is encrypted, stays possible; so does AEAD data with peer identifiers above 65,535, or without one (version 1) from one side alone",

@@ -46,6 +46,7 @@ static ABOUT: About = About {
     ],
     recognises: "the same as over UDP, cut out of the stream by its lengths",
     specification: SPECIFICATION,
+    chance: "lengths that lead from packet to packet, and the same as over UDP",
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
     out_of_sight: "static keys; CBC data alone stays possible; full segments picked up mid-stream whose packets begin behind the snap length; packets of which nothing is kept behind the counter, and a side that sends little but acknowledgments of TCP, stay possible",

@@ -39,6 +39,7 @@ static ABOUT: About = About {
     begins: &[Begin::Octets("00 .. 00 01 1a 2b 3c 4d")],
     recognises: "the control connection by magic cookie, message type and exact length",
     specification: "RFC 2637",
+    chance: "2^-92 a message",
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
     out_of_sight: "a connection that stays silent; echoes pass once a minute",

@@ -87,6 +87,7 @@ static ABOUT: About = About {
     ],
     recognises: "messages to a NAT-T server; VPN over DNS by its form and an answer to another question; VPN over ICMP by information messages with data",
     specification: "SoftEther VPN manual; Network.c, Pack.c",
+    chance: "NAT-T: 100 fixed octets; DNS: 200 fixed bits; ICMP: 2^-47",
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
     out_of_sight: "the main channel, which is TLS; UDP acceleration and the tunnel over plain UDP, which have no form; one message to a NAT-T server, or cut ones, and ICMP information from one side alone stay possible",

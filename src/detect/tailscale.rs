@@ -65,6 +65,7 @@ static ABOUT: About = About {
     ],
     recognises: "disco messages by magic and the keys of both sides, beside WireGuard or alone; what passes a peer relay",
     specification: "tailscale disco.go, geneve.go; RFC 8926",
+    chance: "2^-48 a message, the same key again 2^-256",
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
     out_of_sight: "what goes by DERP, which is inside TLS; WireGuard between disco messages is wireguard, as is the whole flow",

@@ -67,6 +67,7 @@ static ABOUT: About = About {
     recognises: "IPv6 packets and bubbles with a Teredo address, bare or behind authentication and origin; a solicitation \
                  and its advertisement",
     specification: "RFC 4380, RFC 5991, RFC 6081",
+    chance: "2^-58 a packet",
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
     out_of_sight: "solicitations without authentication, which a TUN device in UDP sends as well",

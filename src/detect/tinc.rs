@@ -93,6 +93,7 @@ static ABOUT: About = About {
     ],
     recognises: "ID and METAKEY lines of the meta connection; packets in clear by sequence and inner header; tinc 1.1's by identifier and sequence; on port 655 those of 1.0 by their lengths, as possible",
     specification: "tinc 1.0 manual, The tinc protocol; tinc 1.1 net_packet.c",
+    chance: "an ID or METAKEY line: 2^-50; packets of 1.1: 2^-48, counting 2^-75; in clear: 2^-128",
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
     out_of_sight: "a meta connection after its first two lines; encrypted packets of 1.0, which show only their lengths; packets of 1.1 through a third node or over TCP",

@@ -73,6 +73,7 @@ static ABOUT: About = About {
     begins: &[Begin::Octets("01"), Begin::Octets("02"), Begin::Octets("03 00 00 00"), Begin::Octets("04")],
     recognises: "handshake by its indices; data by receiver index and counter; the same with a provider's identifier in the reserved octets",
     specification: "WireGuard whitepaper, section 5.4",
+    chance: "a repeated 32-bit index and the type: 2^-64 a handshake; a constant index and a counter: 2^-60 a data packet",
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
     out_of_sight: "variants that change message types or lengths",

@@ -70,6 +70,7 @@ static ABOUT: About = About {
     ],
     recognises: "HELLO by the sender's address in header and identity; any packets by their pair of addresses, swapped on the way back",
     specification: "ZeroTierOne Packet.hpp (protocol versions 4 to 13)",
+    chance: "HELLO: 2^-70; the same pair of addresses: 2^-80 a packet",
     midstream: Some(Confidence::Certain),
     reaches: Confidence::Certain,
     out_of_sight: "relaying over TCP; trusted paths, whose MAC is a constant; between roots, flows in which no pair of addresses prevails; mid-stream, flows of which every packet was relayed",

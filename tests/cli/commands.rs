@@ -93,7 +93,7 @@ fn detectors_are_those_of_the_readme() {
         );
         let of_it: Vec<_> = json.as_array().unwrap().iter().filter(|row| row["protocol"] == protocol.name()).collect();
         assert!(!of_it.is_empty(), "{}", protocol.name());
-        for field in ["recognised", "mid_stream", "reaches", "specification", "out_of_sight"] {
+        for field in ["recognised", "by_chance", "mid_stream", "reaches", "specification", "out_of_sight"] {
             assert!(of_it.iter().all(|row| row[field].as_str().is_some_and(|text| !text.is_empty())), "{field}");
         }
     }
