@@ -116,7 +116,7 @@ fn carrier(packet: &ParsedPacket<'_>) -> Option<(CarrierKind, Carrier, [u16; 2])
             Some((CarrierKind::Tcp, Carrier::Tcp { seq, flags }, [src_port, dst_port]))
         }
         Transport::None => {
-            let (protocol, outer_v6) = (packet.protocol, packet.version == IpVersion::V6);
+            let (protocol, outer_v6) = (packet.protocol, packet.addresses.version() == IpVersion::V6);
             (!later).then_some((CarrierKind::Ip(protocol), Carrier::Ip { protocol, outer_v6 }, [0; 2]))
         }
     }

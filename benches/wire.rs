@@ -6,6 +6,7 @@ mod common;
 
 use std::cell::LazyCell;
 use std::hint::black_box;
+use std::net::IpAddr;
 
 use common::{PACKETS, all_captures, criterion, frames, group, play, synthetic};
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -78,7 +79,11 @@ fn ours(frame: &Frame<'_>) -> Option<FiveTuple> {
         Transport::Udp { src_port, dst_port } | Transport::Tcp { src_port, dst_port, .. } => (src_port, dst_port),
         Transport::None => (0, 0),
     };
-    Some((u128::from_be_bytes(packet.src), u128::from_be_bytes(packet.dst), packet.protocol, src_port, dst_port))
+    let [src, dst] = packet.addresses.both().map(|address| match address {
+        IpAddr::V4(address) => u128::from(address.to_bits()),
+        IpAddr::V6(address) => address.to_bits(),
+    });
+    Some((src, dst, packet.protocol, src_port, dst_port))
 }
 
 /// As far as pnet goes without code of one's own: no VLAN tags, MPLS, PPPoE, extension headers or fragments.

@@ -96,7 +96,7 @@ const MOST_CHANNELS: usize = 1024;
 
 impl Channels {
     #[inline]
-    fn wait(&self) -> bool {
+    pub(super) fn wait(&self) -> bool {
         !self.0.is_empty()
     }
 }

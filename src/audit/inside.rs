@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use super::describe::FlowName;
 use super::{Auditor, Name};
 use crate::detect::{Confidence, Detection, Protocol};
-use crate::flow::{FlowIndex, FlowKey, ip_addr};
+use crate::flow::{FlowIndex, FlowKey};
 use crate::record::Record;
 use crate::wire::{Content, Encapsulation, FragmentPosition, ParseError, ParsedPacket, Transport, open};
 
@@ -47,9 +47,10 @@ impl Mirror {
             (Transport::None, None) => packet.protocol == GRE,
             _ => false,
         };
-        let is_in = |net: Option<IpNet>, octets| net.is_none_or(|net| net.contains(&ip_addr(packet.version, octets)));
+        let [src, dst] = packet.addresses.both();
+        let is_in = |net: Option<IpNet>, address| net.is_none_or(|net| net.contains(&address));
         let is_later = packet.fragment.is_some_and(|fragment| fragment.position == FragmentPosition::Later);
-        fits_port && !is_later && is_in(self.from, packet.src) && is_in(self.to, packet.dst)
+        fits_port && !is_later && is_in(self.from, src) && is_in(self.to, dst)
     }
 }
 

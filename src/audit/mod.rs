@@ -30,7 +30,8 @@ use crate::policy::{Label, Policy, Reason, Verdict};
 use crate::record::{Kind, Record};
 use crate::time::Timestamp;
 use crate::wire::{
-    Fragment, FragmentPosition, Frame, InterfaceId, IpVersion, ParseError, ParsedPacket, TcpFlags, Transport, parse,
+    Fragment, FragmentPosition, Frame, InterfaceId, IpVersion, ParseError, ParsedPacket, TcpFlags, Transport,
+    parse_snapped,
 };
 
 /// Settings of the core, one set for all workers.
@@ -81,7 +82,10 @@ pub struct Auditor {
     associations: Associations,
     channels: Channels,
     scratch: Findings,
+    lanes: Vec<Lane>,
     checks: Checks,
+    /// Idle and active timeout, nanoseconds.
+    timeouts: [u64; 2],
     /// The latest time seen.
     now: Timestamp,
 }
@@ -92,6 +96,26 @@ struct Name {
     key: FlowKey,
     sender: Sender,
     hash: u64,
+}
+
+/// What a batch knows of a packet.
+#[derive(Clone, Copy)]
+struct Lane {
+    name: Name,
+    /// Where its flow may be.
+    guess: FlowIndex,
+    mpls_label: Option<u32>,
+    /// Nothing in the packet itself asks for a look at it.
+    is_calm: bool,
+}
+
+impl Lane {
+    const EMPTY: Self = Self {
+        name: Name { key: FlowKey::EMPTY, sender: Sender::Low, hash: 0 },
+        guess: FlowIndex::NONE,
+        mpls_label: None,
+        is_calm: false,
+    };
 }
 
 impl Auditor {
@@ -106,7 +130,10 @@ impl Auditor {
             associations: Associations::default(),
             channels: Channels::default(),
             scratch: Findings::default(),
+            lanes: vec![Lane::EMPTY; BATCH],
             checks: Checks::default(),
+            timeouts: [settings.flow.idle_timeout, settings.flow.active_timeout]
+                .map(|timeout| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX)),
             now: Timestamp::ZERO,
             settings,
             policy,
@@ -116,40 +143,87 @@ impl Auditor {
     /// Takes frames in the order of their capture.
     pub fn observe(&mut self, frames: &[Frame<'_>], emit: &mut impl FnMut(Record)) {
         for batch in frames.chunks(BATCH) {
-            // Headers come from memory together; one after the other where each is parsed first.
-            let touched = batch.iter().fold(0, |sum, frame| sum ^ frame.data.get(12).copied().unwrap_or(0));
-            std::hint::black_box(touched);
-            // Packets stay where they are parsed into: a copy right behind the writes waits for them.
             let mut packets = [const { Err(ParseError::NotIp) }; BATCH];
-            for (frame, packet) in batch.iter().zip(&mut packets) {
-                let data = frame.data.get(..self.settings.snap_length as usize).unwrap_or(frame.data);
-                *packet = parse(&Frame { data, ..*frame });
-                if !self.settings.decapsulation.mirrors.is_empty() {
-                    *packet = packet.and_then(|packet| self.unmirror(packet));
-                }
+            // Kept, for writing an empty batch each time costs more than filling it.
+            let mut kept = std::mem::take(&mut self.lanes);
+            for ((frame, packet), lane) in batch.iter().zip(&mut packets).zip(&mut kept) {
+                self.prepare(frame, packet, lane);
             }
-            let mut names = [Name { key: FlowKey::default(), sender: Sender::Low, hash: 0 }; BATCH];
-            let mut touched = 0;
-            for ((frame, packet), name) in batch.iter().zip(&packets).zip(&mut names) {
-                self.count(frame, packet);
-                if let Ok(packet) = packet {
-                    let (key, sender) = FlowKey::of(packet, self.settings.flow.vlan_in_key);
-                    *name = Name { key, sender, hash: self.table.hash(&key) };
-                    touched ^= self.table.touch_index(name.hash);
-                }
+            // In loops of their own: the shorter they are, the more of their cache misses overlap.
+            let lanes = kept.get_mut(..batch.len()).unwrap_or_default();
+            let mut touched = lanes.iter().fold(0, |sum, lane| sum ^ self.table.touch_index(lane.name.hash));
+            for lane in &mut *lanes {
+                lane.guess = self.table.guess(lane.name.hash);
             }
-            for (_, name) in batch.iter().zip(&names) {
-                touched ^= self.table.touch_entry(name.hash);
-            }
+            touched ^= lanes.iter().fold(0, |sum, lane| sum ^ self.table.touch(lane.guess));
             std::hint::black_box(touched);
-            for ((_, packet), name) in batch.iter().zip(&packets).zip(&mut names) {
-                let Ok(packet) = packet else { continue };
-                if packet.fragment.is_none_or(|fragment| self.resolve(fragment, packet, name, emit)) {
-                    self.take(packet, name, 0, None, emit);
+            for ((frame, packet), lane) in batch.iter().zip(&packets).zip(lanes) {
+                match lane.is_calm {
+                    true if self.take_routine(frame, lane) => {}
+                    true => {
+                        if let Ok(packet) = parse_snapped(frame, self.settings.snap_length as usize) {
+                            self.take(&packet, &lane.name, 0, None, emit);
+                        }
+                    }
+                    false => {
+                        let Ok(packet) = packet else { continue };
+                        let name = &mut lane.name;
+                        if packet.fragment.is_none_or(|fragment| self.resolve(fragment, packet, name, emit)) {
+                            self.take(packet, name, 0, None, emit);
+                        }
+                    }
                 }
             }
+            self.lanes = kept;
             self.sweep(emit);
         }
+    }
+
+    /// Parses and counts one frame, and names its flow. What is calm is not stored: where its flow turns out not to be,
+    /// it is parsed again, which costs less than writing all packets to memory.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "called from one loop, where what does not change stays in registers")]
+    fn prepare<'a>(&mut self, frame: &Frame<'a>, stored: &mut Result<ParsedPacket<'a>, ParseError>, lane: &mut Lane) {
+        let mut parsed = parse_snapped(frame, self.settings.snap_length as usize);
+        let has_mirrors = !self.settings.decapsulation.mirrors.is_empty();
+        if has_mirrors {
+            parsed = parsed.and_then(|packet| self.unmirror(packet));
+        }
+        self.count(frame, &parsed);
+        if let Ok(packet) = &parsed {
+            let (key, sender) = FlowKey::of(packet, self.settings.flow.vlan_in_key);
+            lane.name = Name { key, sender, hash: self.table.hash(&key) };
+            lane.mpls_label = packet.mpls_label;
+            lane.is_calm = !has_mirrors && is_calm(packet, !self.policy.keyring().is_empty());
+            if lane.is_calm {
+                return;
+            }
+        }
+        lane.is_calm = false;
+        *stored = parsed;
+    }
+
+    /// Adds a calm packet to a flow of which nothing is to be seen or told now; false where that is not so.
+    #[inline]
+    fn take_routine(&mut self, frame: &Frame<'_>, lane: &Lane) -> bool {
+        if self.channels.wait() && lane.name.key.protocol() == TCP {
+            return false;
+        }
+        let [idle, active] = self.timeouts;
+        let Some(flow) = self.table.check(lane.guess, &lane.name.key) else { return false };
+        let direction = flow.direction(lane.name.sender);
+        let at = frame.at.as_nanos();
+        let is_routine = !flow.is_closed()
+            && !flow.tenant.marks.has(Marks::OPENED)
+            && at.saturating_sub(flow.last.as_nanos()) <= idle
+            && at.saturating_sub(flow.first.as_nanos()) < active
+            && frame.at < Timestamp::from_secs(flow.tenant.due.into())
+            && !wanted(&flow.tenant, flow.packets.iter().sum::<u64>() + 1)
+            && (lane.mpls_label.is_none() || lane.mpls_label == flow.mpls_label(direction));
+        if is_routine {
+            flow.count(direction, frame.at, 1, u64::from(frame.wire_len));
+        }
+        is_routine
     }
 
     /// Ends flows that are over by `now`: a time from the frames or, when a live link is silent, from the edge.
@@ -590,7 +664,7 @@ fn segment<'a>(packet: &ParsedPacket<'a>, direction: Direction) -> Segment<'a> {
         Transport::Udp { src_port, dst_port } => ([src_port, dst_port], Carrier::Udp),
         Transport::Tcp { src_port, dst_port, seq, flags } => ([src_port, dst_port], Carrier::Tcp { seq, flags }),
         Transport::None => {
-            ([0; 2], Carrier::Ip { protocol: packet.protocol, outer_v6: packet.version == IpVersion::V6 })
+            ([0; 2], Carrier::Ip { protocol: packet.protocol, outer_v6: packet.addresses.version() == IpVersion::V6 })
         }
     };
     Segment {
@@ -619,6 +693,19 @@ impl File {
         }
     }
 }
+
+/// Whether a packet adds to its flow's counts and nothing else, if the flow is not one that is still looked at.
+#[inline]
+fn is_calm(packet: &ParsedPacket<'_>, has_keys: bool) -> bool {
+    let is_plain = match packet.transport {
+        Transport::Tcp { flags, .. } => flags.0 & (TcpFlags::SYN | TcpFlags::FIN | TcpFlags::RST) == 0,
+        Transport::Udp { .. } => !is_told(packet, false) && !is_told(packet, true),
+        Transport::None => true,
+    };
+    is_plain && packet.fragment.is_none() && !(has_keys && may_hold_handshake(&segment(packet, Direction::Forward)))
+}
+
+const TCP: u8 = 6;
 
 /// Whether a UDP payload is looked at whatever was looked at before.
 #[inline]

@@ -281,8 +281,9 @@ mod tests {
                     let all = one_round(&settings, |frames| {
                         for frame in frames {
                             let packet = parse(frame).unwrap();
-                            v6 += usize::from(packet.version == IpVersion::V6);
-                            reverse += usize::from(packet.src[12] == 198);
+                            v6 += usize::from(packet.addresses.version() == IpVersion::V6);
+                            let [src, _] = packet.addresses.both();
+                            reverse += usize::from(src.to_string().starts_with("198."));
                             assert!(frame.wire_len as usize >= frame.data.len());
                             assert!(frame.data.len() <= snap_length as usize);
                         }

@@ -4,7 +4,7 @@ use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 
 use crate::flow::ip_addr;
-use crate::wire::{FragmentPosition, IpVersion, ParsedPacket, Transport};
+use crate::wire::{Addresses, FragmentPosition, IpVersion, ParsedPacket, Transport};
 
 const ICMP: u8 = 1;
 const SCTP: u8 = 132;
@@ -43,6 +43,11 @@ pub struct FlowKey {
     vlan: [u8; 3],
 }
 
+impl FlowKey {
+    /// Of no flow.
+    pub const EMPTY: Self = Self { addresses: [[0; 16]; 2], ports: [0; 2], tags: 0, protocol: 0, vlan: [0; 3] };
+}
+
 impl PartialEq for FlowKey {
     #[inline]
     fn eq(&self, other: &Self) -> bool {
@@ -69,6 +74,11 @@ pub enum Sender {
 }
 
 impl Sender {
+    #[inline]
+    const fn of(is_low: bool) -> Self {
+        if is_low { Self::Low } else { Self::High }
+    }
+
     /// The other one.
     #[must_use]
     pub const fn opposite(self) -> Self {
@@ -102,9 +112,6 @@ impl FlowKey {
             PortKind::IcmpOneWay => ICMP_ONE_WAY,
             PortKind::None => 0,
         };
-        if packet.version == IpVersion::V6 {
-            tags |= VERSION_6;
-        }
         let [outer, inner] = packet.vlan;
         let both = u32::from(outer & 0xfff) << 12 | u32::from(inner & 0xfff);
         let [_, vlan @ ..] = both.to_be_bytes();
@@ -113,20 +120,28 @@ impl FlowKey {
         } else if vlan_in_key {
             tags |= both;
         }
-        // As numbers: comparing arrays of octets is a call of memcmp.
-        let (src, dst) = (u128::from_be_bytes(packet.src), u128::from_be_bytes(packet.dst));
-        let sender = if (src, src_port) <= (dst, dst_port) { Sender::Low } else { Sender::High };
-        // Which way a packet goes is chance, which no processor foretells: masks swap the endpoints, not a branch.
-        let swap = u16::from(sender == Sender::High);
-        let addresses = (src ^ dst) & u128::from(swap).wrapping_neg();
-        let ports = (src_port ^ dst_port) & swap.wrapping_neg();
-        let key = Self {
-            addresses: [src ^ addresses, dst ^ addresses].map(u128::to_be_bytes),
-            ports: [src_port ^ ports, dst_port ^ ports],
-            tags,
-            protocol: packet.protocol,
-            vlan,
+        // Which way a packet goes is chance, which no processor foretells: no branch may hang on it.
+        let (sender, addresses, ports) = match packet.addresses {
+            Addresses::V4(octets) => {
+                let both = u64::from_be_bytes(*octets);
+                // One number of 48 bits an endpoint.
+                let (src, dst) = (both >> 32 << 16 | u64::from(src_port), both << 32 >> 16 | u64::from(dst_port));
+                let (low, high) = (src.min(dst), src.max(dst));
+                (Sender::of(src <= dst), [[0, low >> 16], [0, high >> 16]], [low as u16, high as u16])
+            }
+            Addresses::V6(octets) => {
+                tags |= VERSION_6;
+                let (words, _) = octets.as_chunks();
+                let [a, b, c, d] = words.try_into().map_or([0; 4], |words: [_; 4]| words.map(u64::from_be_bytes));
+                let number = |high, low| u128::from(high) << 64 | u128::from(low);
+                let is_low = (number(a, b), src_port) <= (number(c, d), dst_port);
+                let swap = u64::from(is_low).wrapping_sub(1);
+                let (one, two, ports) = ((a ^ c) & swap, (b ^ d) & swap, (src_port ^ dst_port) & swap as u16);
+                (Sender::of(is_low), [[a ^ one, b ^ two], [c ^ one, d ^ two]], [src_port ^ ports, dst_port ^ ports])
+            }
         };
+        let addresses = addresses.map(|[high, low]| (u128::from(high) << 64 | u128::from(low)).to_be_bytes());
+        let key = Self { addresses, ports, tags, protocol: packet.protocol, vlan };
         (key, sender)
     }
 

@@ -2,6 +2,7 @@
 
 mod community_id;
 mod fragments;
+mod index;
 mod key;
 mod table;
 
@@ -86,7 +87,7 @@ pub enum EndReason {
 pub(crate) mod tests_support {
     use super::*;
     use crate::time::Timestamp;
-    use crate::wire::{InterfaceId, ParsedPacket, Transport};
+    use crate::wire::{Addresses, InterfaceId, ParsedPacket, Transport};
 
     pub fn settings() -> FlowSettings {
         FlowSettings {
@@ -108,12 +109,14 @@ pub(crate) mod tests_support {
     /// A packet without ports.
     pub fn packet_between(src: &str, dst: &str, protocol: u8) -> ParsedPacket<'static> {
         let octets = |text: &str| match text.parse().unwrap() {
-            IpAddr::V4(address) => {
-                let mut octets = [0; 16];
-                octets[12..].copy_from_slice(&address.octets());
-                (IpVersion::V4, octets)
-            }
-            IpAddr::V6(address) => (IpVersion::V6, address.octets()),
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        // A test's packets may live as long as it does.
+        let octets = [octets(src), octets(dst)].concat().leak();
+        let addresses = match octets.first_chunk() {
+            Some(octets) => Addresses::V6(octets),
+            None => Addresses::V4(octets.first_chunk().unwrap()),
         };
         ParsedPacket {
             at: Timestamp::ZERO,
@@ -123,9 +126,7 @@ pub(crate) mod tests_support {
             vlan: [0; 2],
             mpls_label: None,
             inside: 0,
-            version: octets(src).0,
-            src: octets(src).1,
-            dst: octets(dst).1,
+            addresses,
             protocol,
             fragment: None,
             transport: Transport::None,

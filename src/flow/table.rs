@@ -1,11 +1,12 @@
 //! Holds the flows of one worker: found by key in constant time, ended by timeouts, evicted when memory is short.
 //!
-//! Entries lie in a slab that never moves; an index of (hash, position) pairs finds them by linear probing.
+//! Entries lie in a slab that never moves; an index of hashes finds them.
 //! Timeouts are four wheels of one-second buckets, one per [`Rank`]: a packet touches no list, a bucket's flows are
 //! looked at once when it is due and put where their latest packet says. The same order gives the oldest flow of a rank.
 
 use std::time::Duration;
 
+use super::index::Index;
 use crate::flow::{Direction, FlowKey, FlowSettings, HashSecrets, Sender};
 use crate::time::Timestamp;
 use crate::wire::InterfaceId;
@@ -13,6 +14,11 @@ use crate::wire::InterfaceId;
 /// Position in the slab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowIndex(u32);
+
+impl FlowIndex {
+    /// Of no flow.
+    pub const NONE: Self = Self(NIL);
+}
 
 /// In which order flows are given up when memory is short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -120,7 +126,7 @@ impl<T> Flow<T> {
     /// Which way a packet of `sender` goes.
     #[must_use]
     pub fn direction(&self, sender: Sender) -> Direction {
-        if sender == self.first_sender() { Direction::Forward } else { Direction::Reverse }
+        std::hint::select_unpredictable(sender == self.first_sender(), Direction::Forward, Direction::Reverse)
     }
 
     /// Who opened it, as far as the transport tells.
@@ -173,26 +179,25 @@ impl<T> Flow<T> {
     /// MPLS labels, forward and reverse.
     #[must_use]
     pub fn mpls_labels(&self) -> [Option<u32>; 2] {
-        self.labels.map(|octets| {
-            let [a, b, c] = octets;
-            (octets != NO_LABEL).then(|| u32::from_be_bytes([0, a, b, c]))
-        })
+        [Direction::Forward, Direction::Reverse].map(|direction| self.mpls_label(direction))
+    }
+
+    /// The MPLS label of a direction.
+    #[must_use]
+    pub fn mpls_label(&self, direction: Direction) -> Option<u32> {
+        let octets = self.labels.get(direction as usize).copied().unwrap_or(NO_LABEL);
+        let [a, b, c] = octets;
+        (octets != NO_LABEL).then(|| u32::from_be_bytes([0, a, b, c]))
     }
 
     /// Adds one packet.
     #[inline]
     pub fn count(&mut self, direction: Direction, at: Timestamp, packets: u64, octets: u64) {
-        let [forward_packets, reverse_packets] = &mut self.packets;
-        let [forward_octets, reverse_octets] = &mut self.octets;
-        match direction {
-            Direction::Forward => {
-                *forward_packets += packets;
-                *forward_octets += octets;
-            }
-            Direction::Reverse => {
-                *reverse_packets += packets;
-                *reverse_octets += octets;
-            }
+        // By place, not by branch: which way a packet goes is chance.
+        let side = direction as usize;
+        if let (Some(of_packets), Some(of_octets)) = (self.packets.get_mut(side), self.octets.get_mut(side)) {
+            *of_packets += packets;
+            *of_octets += octets;
         }
         self.last = self.last.max(at);
     }
@@ -269,8 +274,7 @@ pub struct FlowTable<T> {
     /// Free entries, linked by `next`.
     free: u32,
     live: usize,
-    /// Upper half of the hash, then position + 1; 0 is empty. A power of two long.
-    index: Vec<u64>,
+    index: Index,
     wheels: [Wheel; Rank::ALL.len()],
     /// Seconds before this one have been looked at.
     cursor: u64,
@@ -294,15 +298,15 @@ impl<T: Tenant> FlowTable<T> {
     /// An empty table; `seed` keys the hash.
     #[must_use]
     pub fn new(settings: &FlowSettings, seed: u64) -> Self {
-        // An index slot of 8 octets at a load of 7/16 to 7/8 costs at most 19 octets an entry.
-        let max_entries = (settings.memory_octets / 2 / (size_of::<Flow<T>>() + 19)).clamp(16, NIL as usize - 1);
+        // An index slot of 8 octets at a load of 3/8 to 3/4, and half as many while they move, cost 32 octets at most.
+        let max_entries = (settings.memory_octets / 2 / (size_of::<Flow<T>>() + 32)).clamp(16, NIL as usize - 1);
         Self {
             secrets: HashSecrets::new(seed),
             // Reserved, not touched: the system gives memory as flows come, and entries never move.
             entries: Vec::with_capacity(max_entries),
             free: NIL,
             live: 0,
-            index: vec![0; 1024],
+            index: Index::new(),
             wheels: Rank::ALL.map(|_| Wheel::new()),
             cursor: 0,
             idle_timeout: settings.idle_timeout,
@@ -319,20 +323,26 @@ impl<T: Tenant> FlowTable<T> {
         key.hash(&self.secrets)
     }
 
-    /// Reads the first index slot of a hash, so that a later `find` meets it in the cache.
+    /// Reads the first index slot of a hash, so that a later look meets it in the cache.
     /// Returns what it read: independent reads of a whole batch overlap in the processor.
     #[must_use]
     #[inline]
     pub fn touch_index(&self, hash: u64) -> u64 {
-        self.index.get(self.home(hash)).copied().unwrap_or(0)
+        self.index.touch(hash)
     }
 
-    /// Reads the entry that the index has for a hash, likewise. Its slot is the first one only seven times in ten.
+    /// Where the flow of a hash most likely is, if it is in the table.
     #[must_use]
     #[inline]
-    pub fn touch_entry(&self, hash: u64) -> u64 {
-        let entry = self.probe(hash, |_| true).and_then(|position| self.entries.get(position as usize));
-        entry.map_or(0, |flow| u64::from(flow.next) ^ flow.last.as_nanos())
+    pub fn guess(&self, hash: u64) -> FlowIndex {
+        FlowIndex(self.index.guess(hash))
+    }
+
+    /// Reads both lines of a guessed entry, as `touch_index` does.
+    #[must_use]
+    #[inline]
+    pub fn touch(&self, guess: FlowIndex) -> u64 {
+        self.entries.get(guess.0 as usize).map_or(0, |flow| u64::from(flow.next) ^ flow.last.as_nanos())
     }
 
     /// The flow of a key.
@@ -340,24 +350,14 @@ impl<T: Tenant> FlowTable<T> {
     #[inline]
     pub fn find(&self, key: &FlowKey, hash: u64) -> Option<FlowIndex> {
         let is_it = |position: u32| self.entries.get(position as usize).is_some_and(|flow| flow.key == *key);
-        self.probe(hash, is_it).map(FlowIndex)
+        self.index.find(hash, is_it).map(FlowIndex)
     }
 
-    /// The first position that the index has for a hash and that `is_it`.
+    /// The flow that was guessed, if it is that of the key: what a batch has learnt of a flow may be stale.
+    #[must_use]
     #[inline]
-    fn probe(&self, hash: u64, is_it: impl Fn(u32) -> bool) -> Option<u32> {
-        let mut place = self.home(hash);
-        loop {
-            let slot = *self.index.get(place)?;
-            if slot == 0 {
-                return None;
-            }
-            let position = (slot as u32).wrapping_sub(1);
-            if slot >> 32 == hash >> 32 && is_it(position) {
-                return Some(position);
-            }
-            place = (place + 1) & (self.index.len() - 1);
-        }
+    pub fn check(&mut self, guess: FlowIndex, key: &FlowKey) -> Option<&mut Flow<T>> {
+        self.flow_mut(guess).filter(|flow| flow.key == *key)
     }
 
     /// A flow by its position; `None` once it was removed.
@@ -396,10 +396,6 @@ impl<T: Tenant> FlowTable<T> {
         at: Timestamp,
         tenant: T,
     ) -> FlowIndex {
-        // Load at most 7/8 keeps linear probing short.
-        if (self.live + 1) * 8 > self.index.len() * 7 {
-            self.grow_index();
-        }
         self.tenants_octets += tenant.octets();
         let flow = Flow {
             key,
@@ -420,7 +416,7 @@ impl<T: Tenant> FlowTable<T> {
             (self.entries.len() - 1) as u32
         };
         self.live += 1;
-        self.index_insert(hash, position);
+        self.index.insert(hash, position);
         if self.live == 1 {
             self.cursor = self.cursor.max(at.as_secs());
         }
@@ -436,7 +432,7 @@ impl<T: Tenant> FlowTable<T> {
         self.free = index.0;
         self.live -= 1;
         self.tenants_octets = self.tenants_octets.saturating_sub(flow.tenant.octets());
-        self.index_remove(flow.key.hash(&self.secrets), index.0);
+        self.index.remove(flow.key.hash(&self.secrets), index.0);
         Some(flow)
     }
 
@@ -548,73 +544,13 @@ impl<T: Tenant> FlowTable<T> {
     /// Memory held for flows: entries ever used, index slots and what tenants hold, octets.
     #[must_use]
     pub fn octets(&self) -> usize {
-        self.entries.len() * size_of::<Flow<T>>() + self.index.len() * size_of::<u64>() + self.tenants_octets
+        self.entries.len() * size_of::<Flow<T>>() + self.index.octets() + self.tenants_octets
     }
 
     /// Octets of one entry.
     #[must_use]
     pub const fn entry_octets() -> usize {
         size_of::<Flow<T>>()
-    }
-
-    #[inline]
-    fn home(&self, hash: u64) -> usize {
-        (hash >> 32) as usize & (self.index.len() - 1)
-    }
-
-    fn index_insert(&mut self, hash: u64, position: u32) {
-        let mask = self.index.len() - 1;
-        let mut place = self.home(hash);
-        while let Some(slot) = self.index.get_mut(place) {
-            if *slot == 0 {
-                *slot = (hash >> 32) << 32 | u64::from(position + 1);
-                return;
-            }
-            place = (place + 1) & mask;
-        }
-    }
-
-    /// Takes a slot out and moves later ones of the same run back, so that no tombstones gather.
-    fn index_remove(&mut self, hash: u64, position: u32) {
-        let mask = self.index.len() - 1;
-        let mut hole = self.home(hash);
-        while let Some(&slot) = self.index.get(hole) {
-            if slot == 0 {
-                return;
-            }
-            if slot as u32 == position + 1 {
-                break;
-            }
-            hole = (hole + 1) & mask;
-        }
-        let mut place = hole;
-        loop {
-            place = (place + 1) & mask;
-            let slot = self.index.get(place).copied().unwrap_or(0);
-            if slot == 0 {
-                break;
-            }
-            let wanted = self.home(slot);
-            // The slot may fill the hole if its home does not lie between the two, counted round the end.
-            if place.wrapping_sub(wanted) & mask >= place.wrapping_sub(hole) & mask {
-                if let Some(empty) = self.index.get_mut(hole) {
-                    *empty = slot;
-                }
-                hole = place;
-            }
-        }
-        if let Some(empty) = self.index.get_mut(hole) {
-            *empty = 0;
-        }
-    }
-
-    fn grow_index(&mut self) {
-        let larger = vec![0; self.index.len() * 2];
-        for slot in std::mem::replace(&mut self.index, larger) {
-            if slot != 0 {
-                self.index_insert(slot, slot as u32 - 1);
-            }
-        }
     }
 
     /// The bucket for a deadline: never behind the cursor, never more than a turn ahead.

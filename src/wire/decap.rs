@@ -340,7 +340,7 @@ const MAX_EXTENSIONS: usize = 4;
 mod tests {
     use super::*;
     use crate::time::Timestamp;
-    use crate::wire::{InterfaceId, IpVersion};
+    use crate::wire::{Addresses, InterfaceId};
 
     fn udp(payload: &[u8]) -> ParsedPacket<'_> {
         ParsedPacket {
@@ -351,9 +351,7 @@ mod tests {
             vlan: [0; 2],
             mpls_label: None,
             inside: 0,
-            version: IpVersion::V4,
-            src: [1; 16],
-            dst: [2; 16],
+            addresses: Addresses::V4(&[192, 0, 2, 1, 192, 0, 2, 2]),
             protocol: 17,
             fragment: None,
             transport: Transport::Udp { src_port: 1, dst_port: 2 },

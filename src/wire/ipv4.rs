@@ -11,7 +11,7 @@
 //! | 16 | 4 | destination |
 //! | 20 | 0 to 40 | options |
 
-use super::{Fragment, FragmentPosition, IpVersion, Network, ParseError};
+use super::{Addresses, Fragment, FragmentPosition, Network, ParseError};
 
 const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET: u16 = 0x1fff;
@@ -43,11 +43,8 @@ pub(super) fn parse(octets: &[u8], len: u32) -> Result<Network<'_>, ParseError> 
         _ => Some(FragmentPosition::Later),
     };
     let id = u32::from(u16::from_be_bytes([id_a, id_b]));
-    let (src, dst) = addresses.split_at(4);
     Ok(Network {
-        version: IpVersion::V4,
-        src: widen(src),
-        dst: widen(dst),
+        addresses: Addresses::V4(addresses),
         protocol,
         fragment: position.map(|position| Fragment {
             id,
@@ -58,12 +55,6 @@ pub(super) fn parse(octets: &[u8], len: u32) -> Result<Network<'_>, ParseError> 
         payload,
         payload_len: total_len - header_len,
     })
-}
-
-/// The four octets of an address behind twelve zeros.
-#[inline]
-fn widen(address: &[u8]) -> [u8; 16] {
-    u128::from(u32::from_be_bytes(address.try_into().unwrap_or_default())).to_be_bytes()
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@
 //! tunnel protocol of its own.
 
 use super::cursor::{u16_at, u32_at};
-use super::{Fragment, FragmentPosition, IpVersion, Network, ParseError};
+use super::{Addresses, Fragment, FragmentPosition, Network, ParseError};
 
 const HEADER: usize = 40;
 const MAX_EXTENSIONS: usize = 16;
@@ -30,7 +30,6 @@ const SHIM6: u8 = 140;
 pub(super) fn parse(octets: &[u8], len: u32) -> Result<Network<'_>, ParseError> {
     let header: &[u8; HEADER] = octets.first_chunk().ok_or(ParseError::TruncatedIp)?;
     let [_, _, _, _, length_a, length_b, next_header, _, addresses @ ..] = header;
-    let (src, dst) = addresses.split_at(16);
     let payload_len = match u32::from(u16::from_be_bytes([*length_a, *length_b])) {
         // RFC 2675 3, and segmentation offload: the frame knows.
         0 => len.saturating_sub(HEADER as u32),
@@ -41,9 +40,7 @@ pub(super) fn parse(octets: &[u8], len: u32) -> Result<Network<'_>, ParseError> 
     }
     let captured = octets.get(HEADER..).unwrap_or_default();
     let mut network = Network {
-        version: IpVersion::V6,
-        src: src.try_into().unwrap_or_default(),
-        dst: dst.try_into().unwrap_or_default(),
+        addresses: Addresses::V6(addresses),
         protocol: *next_header,
         fragment: None,
         payload: captured.get(..payload_len as usize).unwrap_or(captured),

@@ -42,10 +42,26 @@ mod ethertype {
     pub const LENGTH_MAX: u16 = 1500;
 }
 
-/// Finds the IP packet of a frame.
+/// Finds the IP packet of a frame, of which `octets` are looked at.
 #[inline]
-pub(super) fn parse<'a>(frame: &Frame<'a>) -> Result<Link<'a>, ParseError> {
-    let mut walk = Walk::new(frame);
+pub(super) fn parse<'a>(frame: &Frame<'a>, octets: &'a [u8]) -> Result<Link<'a>, ParseError> {
+    // Most frames of most links: IP right behind the addresses.
+    if frame.link == LinkType::Ethernet
+        && frame.stripped_vlan.is_none()
+        && let Some((header, payload)) = octets.split_first_chunk::<14>()
+        && let [.., a, b] = *header
+        && let ethertype::IPV4 | ethertype::IPV6 = u16::from_be_bytes([a, b])
+    {
+        let payload_len = frame.wire_len.saturating_sub(14).max(payload.len() as u32);
+        return Ok(Link { vlan: [0; 2], mpls_label: None, payload, payload_len });
+    }
+    walk(frame, octets)
+}
+
+/// Finds it behind any link headers.
+#[cold]
+fn walk<'a>(frame: &Frame<'a>, octets: &'a [u8]) -> Result<Link<'a>, ParseError> {
+    let mut walk = Walk::new(frame, octets);
     let ethertype = match frame.link {
         LinkType::Ethernet => {
             let ethertype = walk.u16_at(12)?;
@@ -92,12 +108,12 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     #[inline]
-    fn new(frame: &Frame<'a>) -> Self {
+    fn new(frame: &Frame<'a>, octets: &'a [u8]) -> Self {
         // A tag that the kernel took out is counted in `wire_len`, but not in the octets behind the link header.
         let stripped = if frame.stripped_vlan.is_some() { 4 } else { 0 };
-        let captured = u32::try_from(frame.data.len()).unwrap_or(u32::MAX);
+        let captured = u32::try_from(octets.len()).unwrap_or(u32::MAX);
         let len = frame.wire_len.saturating_sub(stripped).max(captured);
-        let mut walk = Self { octets: frame.data, len, vlan: [0; 2], tags: 0, mpls_label: None };
+        let mut walk = Self { octets, len, vlan: [0; 2], tags: 0, mpls_label: None };
         if let Some(tag) = frame.stripped_vlan {
             walk.tag(tag.tci);
         }
@@ -125,9 +141,6 @@ impl<'a> Walk<'a> {
 
     #[inline]
     fn ethertype(mut self, ethertype: u16) -> Result<Link<'a>, ParseError> {
-        if ethertype == ethertype::IPV4 || ethertype == ethertype::IPV6 {
-            return Ok(self.ip());
-        }
         let mut ethertype = ethertype;
         for _ in 0..MAX_HEADERS {
             match ethertype {
@@ -240,7 +253,8 @@ mod tests {
         for case in CASES {
             let mut data = if case.link == LinkType::Ethernet { vec![0; 12] } else { Vec::new() };
             data.extend(case.header);
-            let found = parse(&frame(case.link, &data)).map(|link| (link.vlan, link.mpls_label, link.payload.len()));
+            let found =
+                parse(&frame(case.link, &data), &data).map(|link| (link.vlan, link.mpls_label, link.payload.len()));
             assert_eq!(found, case.expected, "{}", case.name);
         }
     }
@@ -252,7 +266,7 @@ mod tests {
         let mut frame = frame(LinkType::Ethernet, &data);
         frame.stripped_vlan = Some(VlanTag { tpid: 0x88a8, tci: 0x2007 });
         frame.wire_len = 60;
-        let link = parse(&frame).unwrap();
+        let link = parse(&frame, &data).unwrap();
         assert_eq!(link.vlan, [7, 9]);
         assert_eq!(link.payload_len, 60 - 4 - 18);
     }

@@ -11,6 +11,8 @@ mod transport;
 
 pub use decap::{Content, Encapsulation, Opened, open};
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use crate::time::Timestamp;
 
 /// Index into the list of interfaces (or capture files) that the edge opened.
@@ -67,6 +69,42 @@ pub enum IpVersion {
     V4,
     /// RFC 8200.
     V6,
+}
+
+/// Source and destination of an IP header, as they stand in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addresses<'a> {
+    /// RFC 791 3.1, offset 12.
+    V4(&'a [u8; 8]),
+    /// RFC 8200 3, offset 8.
+    V6(&'a [u8; 32]),
+}
+
+impl Addresses<'_> {
+    /// The version of the header.
+    #[must_use]
+    #[inline]
+    pub const fn version(self) -> IpVersion {
+        match self {
+            Self::V4(_) => IpVersion::V4,
+            Self::V6(_) => IpVersion::V6,
+        }
+    }
+
+    /// Source and destination.
+    #[must_use]
+    pub fn both(self) -> [IpAddr; 2] {
+        match self {
+            Self::V4(octets) => {
+                let both = u64::from_be_bytes(*octets);
+                [(both >> 32) as u32, both as u32].map(|address| Ipv4Addr::from_bits(address).into())
+            }
+            Self::V6(octets) => {
+                let (src, dst) = octets.split_at(16);
+                [src, dst].map(|octets| Ipv6Addr::from(<[u8; 16]>::try_from(octets).unwrap_or_default()).into())
+            }
+        }
+    }
 }
 
 /// What a fragment may be believed about.
@@ -154,12 +192,8 @@ pub struct ParsedPacket<'a> {
     pub mpls_label: Option<u32>,
     /// Of a packet inside a tunnel: which tunnel and network, 24 bits, never 0. Else 0.
     pub inside: u32,
-    /// IP version of the header the addresses are from.
-    pub version: IpVersion,
-    /// Source address; IPv4 in the last four octets, the rest zero.
-    pub src: [u8; 16],
-    /// Destination address, likewise.
-    pub dst: [u8; 16],
+    /// Source and destination address.
+    pub addresses: Addresses<'a>,
     /// IP protocol number behind all extension headers.
     pub protocol: u8,
     /// Set on fragments.
@@ -175,9 +209,7 @@ pub struct ParsedPacket<'a> {
 /// An IP packet behind all its headers: what the transport parsers get.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Network<'a> {
-    version: IpVersion,
-    src: [u8; 16],
-    dst: [u8; 16],
+    addresses: Addresses<'a>,
     protocol: u8,
     fragment: Option<Fragment>,
     payload: &'a [u8],
@@ -238,7 +270,14 @@ impl ParseError {
 /// Parses one frame.
 #[inline]
 pub fn parse<'a>(frame: &Frame<'a>) -> Result<ParsedPacket<'a>, ParseError> {
-    let link = link::parse(frame)?;
+    parse_snapped(frame, usize::MAX)
+}
+
+/// Parses one frame, looking at its first `snap_length` octets at most.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "what is parsed stays in registers until the flow's key is made of it")]
+pub fn parse_snapped<'a>(frame: &Frame<'a>, snap_length: usize) -> Result<ParsedPacket<'a>, ParseError> {
+    let link = link::parse(frame, frame.data.get(..snap_length).unwrap_or(frame.data))?;
     let network = match link.payload.first() {
         Some(first) if first >> 4 == 4 => ipv4::parse(link.payload, link.payload_len)?,
         Some(first) if first >> 4 == 6 => ipv6::parse(link.payload, link.payload_len)?,
@@ -261,9 +300,7 @@ pub fn parse<'a>(frame: &Frame<'a>) -> Result<ParsedPacket<'a>, ParseError> {
         vlan: link.vlan,
         mpls_label: link.mpls_label,
         inside: 0,
-        version: network.version,
-        src: network.src,
-        dst: network.dst,
+        addresses: network.addresses,
         protocol: network.protocol,
         fragment: network.fragment,
         transport,
@@ -276,7 +313,7 @@ pub fn parse<'a>(frame: &Frame<'a>) -> Result<ParsedPacket<'a>, ParseError> {
 /// IKE and its ESP: frames with equal hashes must meet on one worker. 0 where there is no IP.
 #[must_use]
 pub fn pair_hash(frame: &Frame<'_>) -> u32 {
-    let Ok(link) = link::parse(frame) else { return 0 };
+    let Ok(link) = link::parse(frame, frame.data) else { return 0 };
     let ip = link.payload;
     let folded = match ip.first().map(|first| first >> 4) {
         Some(4) => ip.get(12..20).map(|both| fold(both.split_at(4))),

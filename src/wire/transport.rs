@@ -77,11 +77,10 @@ fn enough(network: &Network<'_>, header: usize) -> Result<(), ParseError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Fragment, IpVersion};
+    use crate::wire::{Addresses, Fragment};
 
     fn network(protocol: u8, payload: &[u8], payload_len: u32) -> Network<'_> {
-        let src = [0; 16];
-        Network { version: IpVersion::V4, src, dst: src, protocol, fragment: None, payload, payload_len }
+        Network { addresses: Addresses::V4(&[0; 8]), protocol, fragment: None, payload, payload_len }
     }
 
     #[test]

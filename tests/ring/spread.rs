@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use linewarden::flow::ip_addr;
 use linewarden::record::Record;
 use linewarden::wire::parse;
 
@@ -156,7 +155,7 @@ pub fn workers_of_pairs(capture: &Capture) -> BTreeSet<usize> {
     for (worker, frames) in capture.frames.iter().enumerate() {
         for frame in frames {
             let packet = parse(&frame.borrow()).unwrap();
-            let addresses = [packet.src, packet.dst].map(|octets| ip_addr(packet.version, octets));
+            let addresses = packet.addresses.both();
             at.entry(addresses.into()).or_default().insert(worker);
         }
     }

@@ -9,7 +9,7 @@ use crate::capture::reel::{Player, Reel, ReelError};
 use crate::detect::Confidence;
 use crate::flow::{FlowKey, FlowSettings, FlowTable, Rank, Sender, Tenant};
 use crate::policy::Policy;
-use crate::wire::{Frame, ParseError, ParsedPacket, Transport, parse};
+use crate::wire::{Addresses, Frame, ParseError, ParsedPacket, Transport, parse};
 
 /// What a stage costs.
 #[derive(Clone, Debug)]
@@ -229,9 +229,9 @@ impl Stage for ParseOnly {
 
 #[inline]
 fn five_tuple(packet: &ParsedPacket<'_>) -> u64 {
-    let half = |address: [u8; 16]| {
-        let address = u128::from_le_bytes(address);
-        (address >> 64) as u64 ^ address as u64
+    let addresses = match packet.addresses {
+        Addresses::V4(octets) => u64::from_ne_bytes(*octets),
+        Addresses::V6(octets) => octets.as_chunks().0.iter().fold(0, |sum, eight| sum ^ u64::from_ne_bytes(*eight)),
     };
     let ports = match packet.transport {
         Transport::Udp { src_port, dst_port } | Transport::Tcp { src_port, dst_port, .. } => {
@@ -239,7 +239,7 @@ fn five_tuple(packet: &ParsedPacket<'_>) -> u64 {
         }
         Transport::None => 0,
     };
-    half(packet.src) ^ half(packet.dst) ^ ports ^ u64::from(packet.protocol) << 56
+    addresses ^ ports ^ u64::from(packet.protocol) << 56
 }
 
 /// The flow table alone, as the auditor uses it: a batch is parsed, hashed and touched, then looked up and counted.
@@ -279,7 +279,7 @@ impl Stage for LookUp {
                     touched ^= table.touch_index(*hash);
                 }
             }
-            black_box(keys.iter().fold(touched, |sum, (_, _, hash)| sum ^ table.touch_entry(*hash)));
+            black_box(keys.iter().fold(touched, |sum, (_, _, hash)| sum ^ table.touch(table.guess(*hash))));
             for ((frame, packet), (key, sender, hash)) in batch.iter().zip(&packets).zip(&keys) {
                 if packet.is_err() {
                     continue;
