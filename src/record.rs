@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::detect::{Confidence, Protocol};
-use crate::flow::{Direction, EndReason};
+use crate::flow::{CommunityId, Direction, EndReason, FlowId};
 use crate::policy::{Label, Reason};
 use crate::time::Timestamp;
 
@@ -103,15 +103,15 @@ pub struct Record {
     /// Bottom MPLS labels seen, forward first.
     pub mpls_labels: Vec<u32>,
     /// 16 hexadecimal digits; the same for all records of a flow, live and replayed.
-    pub flow_id: Arc<str>,
+    pub flow_id: FlowId,
     /// The flow that this one continues behind an active timeout.
-    pub continues: Option<Arc<str>>,
+    pub continues: Option<FlowId>,
     /// The tunnel's flow that this one is inside of: where its first packet came.
-    pub outer_flow_id: Option<Arc<str>>,
+    pub outer_flow_id: Option<FlowId>,
     /// Flows of the same tunnel between the same hosts: IKE's of its ESP, and others. At most 8.
-    pub related_flow_ids: Vec<Arc<str>>,
+    pub related_flow_ids: Vec<FlowId>,
     /// Community ID v1.
-    pub community_id: Arc<str>,
+    pub community_id: CommunityId,
     /// Originator's address where known, else the first speaker's.
     pub src_ip: IpAddr,
     /// Its port; null where the protocol has none.

@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 
 use common::packet::{Carried, fragmented, tunnelled, tunnelled_in_udp};
 use common::pcap::{frames, insert};
@@ -107,7 +107,7 @@ fn a_mirror_that_cuts_its_copies_shows_the_same_tunnels() {
             .collect();
         let (found, counters) = audited(&cut, mirror(Encapsulation::Vxlan, Some(4789)), Vec::new());
         let names = |records: &[Record]| -> Vec<_> {
-            ends(records).iter().map(|end| (end.flow_id.clone(), end.tunnel, end.confidence, end.fwd_packets)).collect()
+            ends(records).iter().map(|end| (end.flow_id, end.tunnel, end.confidence, end.fwd_packets)).collect()
         };
         assert_eq!(names(&found), names(&expected), "{capture}");
         assert_eq!(counters.undecodable.iter().sum::<u64>(), 0, "{capture}");
@@ -169,7 +169,7 @@ fn the_depth_is_bounded() {
         let ends = ends(&records);
         let flows = usize::from(depth.min(7)) + 1;
         assert_eq!(ends.len(), flows, "depth {depth}");
-        let ids: BTreeSet<_> = ends.iter().map(|end| &end.flow_id).collect();
+        let ids: HashSet<_> = ends.iter().map(|end| &end.flow_id).collect();
         assert_eq!(ids.len(), flows, "depth {depth}: each has its own name");
         assert!(ends.iter().filter_map(|end| end.outer_flow_id.as_ref()).all(|outer| ids.contains(outer)));
         assert_eq!(ends.iter().any(|end| end.tunnel == Some(Protocol::Wireguard)), depth >= 7, "depth {depth}");

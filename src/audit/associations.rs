@@ -2,7 +2,6 @@
 //! has side by side. Both ends of the pair come to one worker, so that no map is shared.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use super::Auditor;
 use super::case::{Case, Marks};
@@ -141,8 +140,8 @@ impl Auditor {
             true
         });
         if tied == Some(true) {
-            self.relate(&channel, tls.id());
-            self.relate(&tls, channel.id());
+            self.relate(&channel, &tls);
+            self.relate(&tls, &channel);
             self.judge(index, packet.at, emit);
         }
     }
@@ -194,16 +193,17 @@ impl Auditor {
             self.await_tls(name, client);
         }
         for other in &others {
-            self.relate(other, name.id());
-            self.relate(&name, other.id());
+            self.relate(other, &name);
+            self.relate(&name, other);
         }
     }
 
-    fn relate(&mut self, name: &FlowName, id: Arc<str>) {
+    fn relate(&mut self, name: &FlowName, other: &FlowName) {
         let Some(index) = self.table.find(&name.key, self.table.hash(&name.key)) else { return };
+        let number = other.id().number();
         self.with_file(index, |file| {
-            if file.related.len() < MOST && !file.related.contains(&id) {
-                file.related.push(id);
+            if file.related.len() < MOST && !file.related.contains(&number) {
+                file.related.push(number);
             }
         });
     }

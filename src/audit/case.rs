@@ -1,7 +1,5 @@
 //! What the auditor keeps with each flow: 16 octets inline, the rest only for flows that showed something.
 
-use std::sync::Arc;
-
 use super::associations::Family;
 use super::describe::FlowName;
 use crate::detect::{Confidence, Detection, Findings};
@@ -17,14 +15,14 @@ pub(super) struct File {
     pub findings: Option<Box<Findings>>,
     /// When the next interval's `update` is due.
     pub next_update: Timestamp,
-    /// The flow that this one continues.
-    pub continues: Option<Arc<str>>,
+    /// The flow that this one continues, by the number of its identifier.
+    pub continues: Option<u64>,
     /// The tunnel's flow that this one is inside of.
-    pub outer: Option<Arc<str>>,
+    pub outer: Option<u64>,
     /// Among whose flows it was associated.
     pub family: Option<Family>,
     /// Flows of the same tunnel.
-    pub related: Vec<Arc<str>>,
+    pub related: Vec<u64>,
 }
 
 impl File {
@@ -111,16 +109,12 @@ impl Tenant for Case {
     fn octets(&self) -> usize {
         let of_file = |file: &File| {
             let findings = file.findings.as_ref().map_or(0, |findings| findings.octets());
-            let names = file.related.capacity() * size_of::<Arc<str>>()
-                + usize::from(file.continues.is_some()) * NAME
-                + usize::from(file.outer.is_some()) * NAME;
+            let names = file.related.capacity() * size_of::<u64>();
             size_of::<File>() + findings + names + usize::from(file.family.is_some()) * ASSOCIATION
         };
         self.file.as_deref().map_or(0, of_file)
     }
 }
 
-/// A flow's identifier: sixteen digits and two counts of references.
-const NAME: usize = 32;
 /// A place in the map of associations, with its first member.
 const ASSOCIATION: usize = 2 * (size_of::<FlowKey>() + size_of::<FlowName>());

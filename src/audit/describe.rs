@@ -4,12 +4,10 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use sha1::{Digest, Sha1};
-
 use super::AuditSettings;
 use super::case::Case;
 use crate::detect::Findings;
-use crate::flow::{Direction, EndReason, Flow, FlowKey, Opener, community_id};
+use crate::flow::{CommunityId, Direction, EndReason, Flow, FlowId, FlowKey, Opener};
 use crate::policy::{Label, Policy, Reason, Subject};
 use crate::record::{ApprovalRecord, EvidenceRecord, FlowDirection, Kind, Record, VERSION};
 use crate::time::Timestamp;
@@ -40,13 +38,8 @@ impl FlowName {
         Self { key: *flow.key(), first: flow.first }
     }
 
-    /// Sixteen hexadecimal digits.
-    pub(super) fn id(&self) -> Arc<str> {
-        let mut hash = Sha1::new();
-        hash.update(self.key.canonical());
-        hash.update(self.first.as_nanos().to_be_bytes());
-        let digest = <[u8; 20]>::from(hash.finalize());
-        format!("{:016x}", digest.first_chunk().map_or(0, |octets| u64::from_be_bytes(*octets))).into()
+    pub(super) const fn id(&self) -> FlowId {
+        FlowId::Of(self.key, self.first)
     }
 }
 
@@ -83,10 +76,10 @@ pub(super) fn describe(
         vlan: key.vlan().into_iter().filter(|&vlan| vlan != 0).collect(),
         mpls_labels: turned(flow.mpls_labels(), forward).into_iter().flatten().collect(),
         flow_id: FlowName::of(flow).id(),
-        continues: file.and_then(|file| file.continues.clone()),
-        outer_flow_id: file.and_then(|file| file.outer.clone()),
-        related_flow_ids: file.map_or_else(Vec::new, |file| file.related.clone()),
-        community_id: community_id(key, flow.first_sender(), 0).into(),
+        continues: file.and_then(|file| file.continues).map(FlowId::Number),
+        outer_flow_id: file.and_then(|file| file.outer).map(FlowId::Number),
+        related_flow_ids: file.map_or_else(Vec::new, |file| file.related.iter().copied().map(FlowId::Number).collect()),
+        community_id: CommunityId::Of(*key, flow.first_sender()),
         src_ip,
         src_port: ports.map(|[src, _]| src),
         dst_ip,

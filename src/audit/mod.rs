@@ -381,7 +381,7 @@ impl Auditor {
         }
         if opened {
             if let Some(tunnel) = tunnel {
-                self.with_file(index, |file| file.outer = Some(tunnel.id()));
+                self.with_file(index, |file| file.outer = Some(tunnel.id().number()));
             }
             self.first_judgement(index, packet.at);
             self.announce(index, Kind::Start, packet.at, None, emit);
@@ -457,7 +457,7 @@ impl Auditor {
                 let reason = over_reason(flow);
                 self.end(index, reason, emit);
             } else if at.since(flow.first) >= self.settings.flow.active_timeout {
-                let id = FlowName::of(flow).id();
+                let id = FlowName::of(flow).id().number();
                 sender = flow.first_sender();
                 let opener = flow.opener();
                 continued = self.end(index, EndReason::ActiveTimeout, emit).map(|flow| (id, opener, flow.tenant));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use clap::Args;
 use ipnet::IpNet;
@@ -13,7 +13,7 @@ use super::replay::{Judging, Lanes, replay};
 use super::{Failure, USAGE};
 use crate::audit::OtherRecords;
 use crate::detect::{Code, Detection, Identity, REGISTRY, Seen};
-use crate::flow::Direction;
+use crate::flow::{Direction, FlowId};
 use crate::policy::{Approval, Candidate, Policy, Reason, Subject};
 use crate::record::{Kind, Record};
 use crate::sink::table::{endpoint, plain, protocol};
@@ -41,11 +41,11 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let wanted = Selector::parse(&options.flow)?;
     let (mut config, policy) = options.judging.load(true)?;
     config.records.other = OtherRecords::All;
-    let histories = Mutex::new(BTreeMap::<(_, Arc<str>), Vec<Record>>::new());
+    let histories = Mutex::new(BTreeMap::<(_, u64), Vec<Record>>::new());
     let take = |record: Record| {
         if wanted.matches(&record) {
             let mut histories = histories.lock().unwrap_or_else(PoisonError::into_inner);
-            let key = (record.start, Arc::clone(&record.flow_id));
+            let key = (record.start, record.flow_id.number());
             if histories.len() < KEPT || histories.contains_key(&key) {
                 histories.entry(key).or_default().push(record);
             }
@@ -109,8 +109,8 @@ impl Selector {
 
     fn matches(&self, record: &Record) -> bool {
         match self {
-            Self::FlowId(id) => record.flow_id.starts_with(id.as_str()),
-            Self::CommunityId(id) => *record.community_id == **id,
+            Self::FlowId(id) => record.flow_id.to_string().starts_with(id.as_str()),
+            Self::CommunityId(id) => record.community_id.to_string() == **id,
             Self::Endpoints(endpoints) => {
                 let ends = [(record.src_ip, record.src_port), (record.dst_ip, record.dst_port)];
                 let is = |wanted: &(IpAddr, Option<u16>), end: &(IpAddr, Option<u16>)| {
@@ -157,7 +157,7 @@ fn explain(history: &[Record], policy: &Policy, out: &mut impl Write) -> io::Res
         writeln!(
             out,
             "related   {}: flows of the same tunnel between the same hosts",
-            last.related_flow_ids.join(" and ")
+            last.related_flow_ids.iter().map(FlowId::to_string).collect::<Vec<_>>().join(" and ")
         )?;
     }
     if !last.evidence.is_empty() {

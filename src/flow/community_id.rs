@@ -3,15 +3,13 @@
 
 use std::net::IpAddr;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest, Sha1};
 
 use crate::flow::{FlowKey, PortKind, Sender};
 
-/// The Community ID of a flow. `first` sent its first packet: it decides the order for ICMP without answers only.
+/// The digest in the Community ID of a flow. `first` sent its first packet: it decides the order for ICMP without answers only.
 #[must_use]
-pub fn community_id(key: &FlowKey, first: Sender, seed: u16) -> String {
+pub fn community_digest(key: &FlowKey, first: Sender, seed: u16) -> [u8; 20] {
     let sender = match key.port_kind() {
         // The specification keeps messages without an answer in the order of the wire.
         PortKind::IcmpOneWay => first,
@@ -31,12 +29,13 @@ pub fn community_id(key: &FlowKey, first: Sender, seed: u16) -> String {
             hash.update(port.to_be_bytes());
         }
     }
-    format!("1:{}", STANDARD.encode(hash.finalize()))
+    hash.finalize().into()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::CommunityId;
     use crate::flow::tests_support::packet_between;
     use crate::wire::Transport;
 
@@ -85,7 +84,8 @@ mod tests {
                 _ => packet.payload = &icmp,
             }
             let (key, sender) = FlowKey::of(&packet, true);
-            assert_eq!(community_id(&key, sender, case.seed), case.expected, "{}", case.name);
+            let id = CommunityId::Digest(community_digest(&key, sender, case.seed));
+            assert_eq!(id.to_string(), case.expected, "{}", case.name);
         }
     }
 }

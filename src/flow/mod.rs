@@ -2,12 +2,14 @@
 
 mod community_id;
 mod fragments;
+mod identifier;
 mod index;
 mod key;
 mod table;
 
-pub use community_id::community_id;
+pub use community_id::community_digest;
 pub use fragments::{Datagram, Fragments, Orphan};
+pub use identifier::{CommunityId, FlowId, IdentifierError};
 pub use key::{FlowKey, HashSecrets, PortKind, Sender};
 pub use table::{Flow, FlowIndex, FlowTable, LINGER, Opener, Pressure, Rank, Tenant};
 

@@ -8,6 +8,7 @@ use dashmap::DashMap;
 use serde::Serialize;
 
 use crate::detect::{Confidence, Protocol};
+use crate::flow::FlowId;
 use crate::policy::{Label, Reason};
 use crate::record::{Kind, Record};
 use crate::time::Timestamp;
@@ -16,7 +17,7 @@ use crate::time::Timestamp;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LiveFlow {
     /// As in records.
-    pub flow_id: Arc<str>,
+    pub flow_id: FlowId,
     /// Source's address.
     pub src_ip: IpAddr,
     /// Its port.
@@ -46,7 +47,7 @@ pub struct LiveFlow {
 /// Written by the records' task, read by whoever tells the state; bounded.
 #[derive(Debug, Default)]
 pub struct LiveView {
-    flows: DashMap<Arc<str>, LiveFlow>,
+    flows: DashMap<u64, LiveFlow>,
     /// Flows that found the view full.
     left_out: AtomicU64,
 }
@@ -57,18 +58,19 @@ const MAX_FLOWS: usize = 65_536;
 impl LiveView {
     /// Takes a record.
     pub fn write(&self, record: &Record) {
+        let flow_id = record.flow_id.number();
         if record.kind == Kind::End || record.verdict == Label::Other {
-            self.flows.remove(&record.flow_id);
+            self.flows.remove(&flow_id);
             return;
         }
-        if self.flows.len() >= MAX_FLOWS && !self.flows.contains_key(&record.flow_id) {
+        if self.flows.len() >= MAX_FLOWS && !self.flows.contains_key(&flow_id) {
             self.left_out.fetch_add(1, Ordering::Relaxed);
             return;
         }
         self.flows.insert(
-            Arc::clone(&record.flow_id),
+            flow_id,
             LiveFlow {
-                flow_id: Arc::clone(&record.flow_id),
+                flow_id: FlowId::Number(flow_id),
                 src_ip: record.src_ip,
                 src_port: record.src_port,
                 dst_ip: record.dst_ip,
@@ -101,7 +103,7 @@ impl LiveView {
     #[must_use]
     pub fn flows(&self) -> Vec<LiveFlow> {
         let mut flows: Vec<_> = self.flows.iter().map(|flow| flow.value().clone()).collect();
-        flows.sort_by(|one, other| (one.start, &one.flow_id).cmp(&(other.start, &other.flow_id)));
+        flows.sort_by_key(|flow| (flow.start, flow.flow_id.number()));
         flows
     }
 }
@@ -118,7 +120,7 @@ mod tests {
         (open.kind, open.verdict) = (Kind::Start, Label::UnapprovedVpnTunnel);
         view.write(&open);
         let mut other = record(2);
-        (other.kind, other.flow_id) = (Kind::Start, "fedcba9876543210".into());
+        (other.kind, other.flow_id) = (Kind::Start, FlowId::Number(0xfedc_ba98_7654_3210));
         view.write(&other);
         assert_eq!((view.count(Label::UnapprovedVpnTunnel), view.flows().len()), (1, 1));
         open.kind = Kind::End;

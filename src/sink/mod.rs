@@ -12,7 +12,7 @@ pub mod table;
 
 #[cfg(test)]
 pub(crate) mod tests_support {
-    use crate::flow::EndReason;
+    use crate::flow::{CommunityId, EndReason, FlowId};
     use crate::policy::{Label, Reason};
     use crate::record::{FlowDirection, Kind, Record, VERSION};
     use crate::time::Timestamp;
@@ -28,11 +28,11 @@ pub(crate) mod tests_support {
             interface: "eth0".into(),
             vlan: Vec::new(),
             mpls_labels: Vec::new(),
-            flow_id: "0123456789abcdef".into(),
+            flow_id: FlowId::Number(0x0123_4567_89ab_cdef),
             continues: None,
             outer_flow_id: None,
             related_flow_ids: Vec::new(),
-            community_id: "1:aaaaaaaaaaaaaaaaaaaaaaaaaaa=".into(),
+            community_id: CommunityId::Digest([7; 20]),
             src_ip: "198.51.100.1".parse().unwrap(),
             src_port: Some(40_000),
             dst_ip: "198.51.100.2".parse().unwrap(),

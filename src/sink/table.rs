@@ -94,7 +94,7 @@ fn row(record: &Record) -> Vec<String> {
         let _ = write!(tunnel, " {}{}", confidence.name(), if record.midstream { ", mid-stream" } else { "" });
     }
     if let Some(outer) = &record.outer_flow_id {
-        let _ = write!(tunnel, ", inside {}", outer.get(..8).unwrap_or(outer));
+        let _ = write!(tunnel, ", inside {:08x}", outer.number() >> 32);
     }
     let start = record.start.to_string();
     vec![
