@@ -175,8 +175,15 @@ impl<'a> Worker<'a> {
 const BATCH: usize = 32;
 
 fn sweep(table: &mut FlowTable<Nothing>, now: Timestamp) {
-    while let Some(index) = table.expired(now) {
-        black_box(table.remove(index));
+    let (mut due, mut budget) = (Vec::with_capacity(BATCH), usize::MAX);
+    loop {
+        table.expired(now, &mut due, &mut budget);
+        for &index in &due {
+            black_box(table.remove(index));
+        }
+        if due.is_empty() {
+            break;
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod keys;
 pub use counters::{Counters, Ended, InsideCounters, Tally, tunnel_index};
 pub use inside::{Decapsulation, Mirror};
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,6 +72,12 @@ pub enum OtherRecords {
 /// Frames are parsed, hashed and looked up in batches of this many, so that their cache misses overlap.
 const BATCH: usize = 32;
 
+/// Flows that are looked at for their end behind each batch: more than a batch can open, so that none is left in the long
+/// run, and few enough that no batch waits.
+const SWEEP: usize = 4 * BATCH;
+/// The same where no frame waits.
+const SWEEP_QUIET: usize = 1 << 16;
+
 /// The core: one per worker, owning its flow table.
 pub struct Auditor {
     settings: Arc<AuditSettings>,
@@ -83,6 +90,7 @@ pub struct Auditor {
     channels: Channels,
     scratch: Findings,
     lanes: Vec<Lane>,
+    due: Vec<FlowIndex>,
     checks: Checks,
     /// Idle and active timeout, nanoseconds.
     timeouts: [u64; 2],
@@ -131,6 +139,7 @@ impl Auditor {
             channels: Channels::default(),
             scratch: Findings::default(),
             lanes: vec![Lane::EMPTY; BATCH],
+            due: Vec::with_capacity(BATCH),
             checks: Checks::default(),
             timeouts: [settings.flow.idle_timeout, settings.flow.active_timeout]
                 .map(|timeout| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX)),
@@ -175,7 +184,7 @@ impl Auditor {
                 }
             }
             self.lanes = kept;
-            self.sweep(emit);
+            self.sweep(SWEEP, emit);
         }
     }
 
@@ -229,7 +238,7 @@ impl Auditor {
     /// Ends flows that are over by `now`: a time from the frames or, when a live link is silent, from the edge.
     pub fn expire(&mut self, now: Timestamp, emit: &mut impl FnMut(Record)) {
         self.now = self.now.max(now);
-        self.sweep(emit);
+        self.sweep(SWEEP_QUIET, emit);
     }
 
     /// Ends every flow: those whose time was up by the latest time seen as such, the others by force.
@@ -247,6 +256,7 @@ impl Auditor {
 
     /// Takes new approvals and judges every open flow again; changed verdicts are `update` records.
     pub fn set_policy(&mut self, policy: Arc<Policy>, emit: &mut impl FnMut(Record)) {
+        self.sweep(usize::MAX, emit);
         self.policy = policy;
         for index in self.table.indices() {
             let now = self.now;
@@ -257,6 +267,12 @@ impl Auditor {
     /// Takes the names of interfaces, where a capture file tells them on the way only.
     pub fn name_interfaces(&mut self, names: &[Arc<str>]) {
         Arc::make_mut(&mut self.settings).interfaces = names.to_vec();
+    }
+
+    /// Addresses of the memory that flows will take: whoever knows the system may give it advice.
+    #[must_use]
+    pub fn reserved(&self) -> Range<usize> {
+        self.table.reserved()
     }
 
     /// What went in and what became of it.
@@ -468,7 +484,10 @@ impl Auditor {
         while let Some(pressure) = self.table.pressure()
             && let Some(oldest) = self.table.oldest(pressure)
         {
-            if let Some(flow) = self.end(oldest, EndReason::LackOfResources, emit)
+            // One whose time is up may not have been swept yet.
+            let over = self.table.flow(oldest).filter(|flow| self.table.deadline(flow) < at).map(over_reason);
+            if let Some(flow) = self.end(oldest, over.unwrap_or(EndReason::LackOfResources), emit)
+                && over.is_none()
                 && let Some(count) = self.counters.evicted.get_mut(crate::flow::Tenant::rank(&flow.tenant) as usize)
             {
                 *count += 1;
@@ -516,12 +535,20 @@ impl Auditor {
         }
     }
 
-    /// Ends what is over by the latest time seen.
-    fn sweep(&mut self, emit: &mut impl FnMut(Record)) {
-        while let Some(index) = self.table.expired(self.now) {
-            let reason = self.table.flow(index).map_or(EndReason::IdleTimeout, over_reason);
-            self.end(index, reason, emit);
+    /// Ends what is over by the latest time seen, or as much of it as `budget` flows allow.
+    fn sweep(&mut self, mut budget: usize, emit: &mut impl FnMut(Record)) {
+        let mut due = std::mem::take(&mut self.due);
+        loop {
+            self.table.expired(self.now, &mut due, &mut budget);
+            for &index in &due {
+                let reason = self.table.flow(index).map_or(EndReason::IdleTimeout, over_reason);
+                self.end(index, reason, emit);
+            }
+            if due.is_empty() {
+                break;
+            }
         }
+        self.due = due;
     }
 
     /// Judges a new flow; flows without evidence only where an approval could cover them by their path.

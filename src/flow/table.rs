@@ -4,6 +4,7 @@
 //! Timeouts are four wheels of one-second buckets, one per [`Rank`]: a packet touches no list, a bucket's flows are
 //! looked at once when it is due and put where their latest packet says. The same order gives the oldest flow of a rank.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use super::index::Index;
@@ -452,30 +453,48 @@ impl<T: Tenant> FlowTable<T> {
         }
     }
 
-    /// A flow whose deadline fell in a second before `now`'s; the caller removes it.
-    pub fn expired(&mut self, now: Timestamp) -> Option<FlowIndex> {
+    /// Fills `due` with flows whose deadline fell in a second before `now`'s, as many as it has room for; the caller removes
+    /// them before it asks again. At most `budget` flows are looked at, and taken off it: what is left over waits for the
+    /// next question, so that a second in which a million flows end stops nobody. Nothing is due any more where `due` is
+    /// empty and some of the budget is left.
+    pub fn expired(&mut self, now: Timestamp, due: &mut Vec<FlowIndex>, budget: &mut usize) {
+        due.clear();
         let now_second = now.as_secs();
         if now_second <= self.cursor {
             // Nothing is put before the cursor.
-            return None;
+            return;
         }
         if now_second >= self.cursor + BUCKETS {
             self.leap(now_second - 1);
         }
+        let mut touched = 0;
         for rank in Rank::ALL {
-            while let Some((second, position)) = self.first(rank) {
-                if second >= now_second {
-                    break;
+            while let Some((second, head)) = self.first(rank)
+                && second < now_second
+            {
+                let mut position = head;
+                while let Some(flow) = self.entries.get(position as usize) {
+                    if due.len() == due.capacity() || *budget == 0 {
+                        break;
+                    }
+                    *budget -= 1;
+                    let next = flow.next;
+                    if self.deadline(flow).as_secs() < now_second {
+                        due.push(FlowIndex(position));
+                        // Removing it begins there: the reads of all that are due overlap.
+                        touched ^= self.index.touch(flow.key.hash(&self.secrets));
+                    } else {
+                        self.relink(position);
+                    }
+                    position = next;
                 }
-                let flow = self.entries.get(position as usize)?;
-                if self.deadline(flow).as_secs() < now_second {
-                    return Some(FlowIndex(position));
+                std::hint::black_box(touched);
+                if !due.is_empty() || *budget == 0 {
+                    return;
                 }
-                self.relink(position);
             }
         }
         self.cursor = self.cursor.max(now_second);
-        None
     }
 
     /// Puts every flow where it belongs as seen from `second`: over more than a turn, each bucket stands for several
@@ -545,6 +564,13 @@ impl<T: Tenant> FlowTable<T> {
     #[must_use]
     pub fn octets(&self) -> usize {
         self.entries.len() * size_of::<Flow<T>>() + self.index.octets() + self.tenants_octets
+    }
+
+    /// Addresses of the memory that entries lie in or will.
+    #[must_use]
+    pub fn reserved(&self) -> Range<usize> {
+        let start = self.entries.as_ptr().addr();
+        start..start + self.entries.capacity() * size_of::<Flow<T>>()
     }
 
     /// Octets of one entry.
@@ -650,6 +676,12 @@ mod tests {
         table.insert(key, hash, sender, InterfaceId(0), Timestamp::from_secs(at), held)
     }
 
+    fn expired(table: &mut FlowTable<Held>, now: Timestamp) -> Option<FlowIndex> {
+        let (mut due, mut budget) = (Vec::with_capacity(1), usize::MAX);
+        table.expired(now, &mut due, &mut budget);
+        due.first().copied()
+    }
+
     fn find(table: &FlowTable<Held>, number: u32) -> Option<FlowIndex> {
         let (key, _) = key(number);
         table.find(&key, table.hash(&key))
@@ -683,14 +715,14 @@ mod tests {
         let mut table = FlowTable::new(&settings(), 1);
         let idle = insert(&mut table, 1, 1000, Held(None));
         let busy = insert(&mut table, 2, 1000, Held(None));
-        assert_eq!(table.expired(Timestamp::from_secs(1119)), None);
+        assert_eq!(expired(&mut table, Timestamp::from_secs(1119)), None);
         table.flow_mut(busy).unwrap().last = Timestamp::from_secs(1100);
-        assert_eq!(table.expired(Timestamp::from_secs(1121)), Some(idle));
+        assert_eq!(expired(&mut table, Timestamp::from_secs(1121)), Some(idle));
         table.remove(idle);
-        assert_eq!(table.expired(Timestamp::from_secs(1121)), None);
-        assert_eq!(table.expired(Timestamp::from_secs(1221)), Some(busy));
+        assert_eq!(expired(&mut table, Timestamp::from_secs(1121)), None);
+        assert_eq!(expired(&mut table, Timestamp::from_secs(1221)), Some(busy));
         table.remove(busy);
-        assert_eq!(table.expired(Timestamp::from_secs(999_999)), None);
+        assert_eq!(expired(&mut table, Timestamp::from_secs(999_999)), None);
         assert!(table.is_empty());
     }
 
@@ -701,9 +733,9 @@ mod tests {
         let mut table = FlowTable::new(&settings, 1);
         let index = insert(&mut table, 1, 1000, Held(None));
         for second in 1000..1000 + 3 * BUCKETS {
-            assert_eq!(table.expired(Timestamp::from_secs(second)), None, "{second}");
+            assert_eq!(expired(&mut table, Timestamp::from_secs(second)), None, "{second}");
         }
-        assert_eq!(table.expired(Timestamp::from_secs(1001 + 3 * BUCKETS)), Some(index));
+        assert_eq!(expired(&mut table, Timestamp::from_secs(1001 + 3 * BUCKETS)), Some(index));
     }
 
     #[test]
@@ -713,10 +745,10 @@ mod tests {
         let leap = 1000 + 9 * BUCKETS + 7;
         let open = insert(&mut table, 2, leap, Held(Some(Rank::Tunnel)));
         let now = Timestamp::from_secs(leap + 1);
-        assert_eq!(table.expired(now), Some(over));
+        assert_eq!(expired(&mut table, now), Some(over));
         table.remove(over);
-        assert_eq!(table.expired(now), None);
-        assert_eq!(table.expired(Timestamp::from_secs(leap + 121)), Some(open));
+        assert_eq!(expired(&mut table, now), None);
+        assert_eq!(expired(&mut table, Timestamp::from_secs(leap + 121)), Some(open));
     }
 
     #[test]
@@ -724,8 +756,31 @@ mod tests {
         let mut table = FlowTable::new(&settings(), 1);
         let index = insert(&mut table, 1, 1000, Held(None));
         table.close(index);
-        assert_eq!(table.expired(Timestamp::from_secs(1005)), None);
-        assert_eq!(table.expired(Timestamp::from_secs(1006)), Some(index));
+        assert_eq!(expired(&mut table, Timestamp::from_secs(1005)), None);
+        assert_eq!(expired(&mut table, Timestamp::from_secs(1006)), Some(index));
+    }
+
+    #[test]
+    fn many_that_end_at_once_are_ended_in_parts() {
+        let mut table = FlowTable::new(&settings(), 1);
+        for number in 0..100 {
+            insert(&mut table, number, 1000, Held(None));
+        }
+        let now = Timestamp::from_secs(1200);
+        let (mut due, mut ended) = (Vec::with_capacity(16), 0);
+        for _ in 0..4 {
+            // 28 of 100 behind each of four batches.
+            let mut budget = 28;
+            loop {
+                table.expired(now, &mut due, &mut budget);
+                ended += due.iter().filter(|&&index| table.remove(index).is_some()).count();
+                if due.is_empty() {
+                    break;
+                }
+            }
+            assert!(ended <= 28 * 4);
+        }
+        assert_eq!((ended, table.len()), (100, 0));
     }
 
     #[test]
