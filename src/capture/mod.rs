@@ -28,7 +28,7 @@ pub use bpf::fanout;
 pub use interfaces::{Interface, default_route, interfaces, obstacle};
 pub use live::open_rings;
 pub use pnet_channel::open_pnet;
-pub use ring::{allowed_cores, pin};
+pub use ring::{advise_huge_pages, allowed_cores, pin};
 pub use summary::{Summary, Total, TunnelTotal};
 pub use worker::{Command, Outbox, Report, Status, Worker, WorkerError};
 

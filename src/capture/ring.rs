@@ -25,6 +25,7 @@
 use std::ffi::{CString, c_int, c_void};
 use std::io;
 use std::mem::{size_of, zeroed};
+use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::ptr::NonNull;
@@ -327,6 +328,19 @@ pub fn pin(core: usize) -> io::Result<()> {
     // SAFETY: 0 is the calling thread; pointer and length are those of one set that lives through the call.
     check(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) }).map(drop)
 }
+
+/// Asks for huge pages behind reserved memory, from address to address: a million flows are spread over more pages than a
+/// processor keeps the places of. The system may have none; nothing but speed hangs on it.
+pub fn advise_huge_pages(reserved: Range<usize>) {
+    let (start, end) = (reserved.start.next_multiple_of(HUGE_PAGE), reserved.end / HUGE_PAGE * HUGE_PAGE);
+    if start < end {
+        // SAFETY: the advice changes neither what the memory holds nor what may be done with it, wherever it is.
+        unsafe { libc::madvise(start as *mut c_void, end - start, libc::MADV_HUGEPAGE) };
+    }
+}
+
+/// Of `x86_64`, and of `aarch64` with pages of 4 KiB.
+const HUGE_PAGE: usize = 2 << 20;
 
 /// Cores that this process may use, ascending.
 #[must_use]

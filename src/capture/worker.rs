@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use super::{CaptureCounters, Source, pin};
+use super::{CaptureCounters, Source, advise_huge_pages, pin};
 use crate::audit::{Auditor, Counters};
 use crate::policy::Policy;
 use crate::record::Record;
@@ -120,6 +120,7 @@ impl Worker {
         outbox: Outbox,
         ended: impl FnOnce() + Send + 'static,
     ) -> io::Result<Self> {
+        advise_huge_pages(auditor.reserved());
         let status = Arc::<Status>::default();
         let (commands, receiver) = channel();
         let body = Body { source, auditor, outbox, commands: receiver, status: Arc::clone(&status), lost: 0, sent: 0 };

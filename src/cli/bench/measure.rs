@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::audit::{AuditSettings, Auditor, Decapsulation, OtherRecords};
+use crate::capture::advise_huge_pages;
 use crate::capture::reel::{Player, Reel, ReelError};
 use crate::detect::Confidence;
 use crate::flow::{FlowKey, FlowSettings, FlowTable, Rank, Sender, Tenant};
@@ -315,7 +316,9 @@ impl Pipeline {
             hash_seed: SEED,
         };
         let policy = Policy::new("bench".into(), Confidence::Likely, "none".into(), Vec::new());
-        Self { auditor: Auditor::new(Arc::new(settings), Arc::new(policy)), records: 0, tunnels: 0 }
+        let auditor = Auditor::new(Arc::new(settings), Arc::new(policy));
+        advise_huge_pages(auditor.reserved());
+        Self { auditor, records: 0, tunnels: 0 }
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use crate::audit::{AuditSettings, Auditor, Counters};
-use crate::capture::{CaptureCounters, Report};
+use crate::capture::{CaptureCounters, Report, advise_huge_pages};
 use crate::config::Config;
 use crate::policy::Policy;
 use crate::record::Record;
@@ -117,6 +117,7 @@ impl Lanes<'_> {
         let settings = self.config.audit_settings(sensor, Vec::new(), self.workers as usize, 0);
         let settings = Arc::new(settings);
         let auditor = Auditor::new(Arc::clone(&settings), Arc::clone(self.policy));
+        advise_huge_pages(auditor.reserved());
         let (policy, counters) = (Arc::clone(self.policy), Counters::default());
         Lane { settings, policy, auditor, counters, names: Vec::new(), take: self.take }
     }
