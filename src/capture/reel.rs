@@ -26,7 +26,7 @@ pub enum ReelError {
 }
 
 /// The most memory that a reel takes, octets.
-pub const MOST_OCTETS: usize = 2 << 30;
+pub const MOST_OCTETS: usize = 4 << 30;
 
 /// Frames begin on cache lines of their own.
 const ALIGNMENT: usize = 64;
@@ -41,10 +41,12 @@ pub struct Reel {
     latest: Timestamp,
 }
 
+/// Half a cache line: the frames of ten million flows fit into memory.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     at: Timestamp,
-    start: usize,
+    /// In units of [`ALIGNMENT`].
+    start: u32,
     len: u32,
     wire_len: u32,
     interface: InterfaceId,
@@ -72,7 +74,7 @@ impl Reel {
         if octets > MOST_OCTETS {
             return Err(ReelError::TooLarge { frames: self.entries.len(), octets, most: MOST_OCTETS });
         }
-        let start = self.octets.len();
+        let start = (self.octets.len() / ALIGNMENT) as u32;
         self.octets.extend_from_slice(data);
         self.octets.resize(self.octets.len().next_multiple_of(ALIGNMENT), 0);
         self.entries.push(Entry {
@@ -120,6 +122,7 @@ impl Reel {
 
     #[inline]
     fn frame(&self, entry: &Entry, shift: u64, number: u64) -> Frame<'_> {
+        let start = entry.start as usize * ALIGNMENT;
         Frame {
             at: Timestamp::from_nanos(entry.at.as_nanos().saturating_add(shift)),
             number,
@@ -127,7 +130,7 @@ impl Reel {
             interface: entry.interface,
             link: entry.link,
             stripped_vlan: entry.stripped_vlan,
-            data: self.octets.get(entry.start..entry.start + entry.len as usize).unwrap_or_default(),
+            data: self.octets.get(start..start + entry.len as usize).unwrap_or_default(),
         }
     }
 }
@@ -205,6 +208,11 @@ mod tests {
         ];
         assert_eq!(seen, expected);
         assert_eq!(player.batch(u64::MAX).len(), BATCH);
+    }
+
+    #[test]
+    fn an_entry_is_half_a_cache_line() {
+        assert_eq!(size_of::<Entry>(), 32);
     }
 
     #[test]

@@ -68,6 +68,8 @@ pub enum Mode {
     New,
     /// Flows of many packets each, in random order.
     Steady,
+    /// The same, but a flow that is no tunnel may have a single packet: more flows in the same memory.
+    Sparse,
 }
 
 /// Frame sizes, octets with the frame check sequence that no capture shows.
@@ -158,9 +160,10 @@ const START: Timestamp = Timestamp::from_secs(1_700_000_000);
 /// Which flow each packet belongs to.
 fn order(settings: &Settings, random: &mut Random) -> Vec<u32> {
     let mut order: Vec<u32> = (0..settings.flows).collect();
-    if settings.mode == Mode::Steady {
+    if settings.mode != Mode::New {
+        let least_plain = if settings.mode == Mode::Sparse { 1 } else { LEAST_PLAIN };
         for id in 0..settings.flows {
-            let least = if is_tunnel(settings, id) { LEAST_TUNNEL } else { LEAST_PLAIN };
+            let least = if is_tunnel(settings, id) { LEAST_TUNNEL } else { least_plain };
             order.extend(std::iter::repeat_n(id, least as usize - 1));
         }
         let more = settings.packets.saturating_sub(order.len() as u64);
@@ -327,6 +330,16 @@ mod tests {
                 assert_eq!(counters.flows - counters.inside.flows, 1000);
             }
         }
+    }
+
+    #[test]
+    fn in_sparse_mode_every_flow_comes_and_a_plain_one_perhaps_once() {
+        let settings = Settings { packets: 0, ..small(Mode::Sparse) };
+        let (records, counters) = audit(&settings);
+        assert_eq!(counters.flows - counters.inside.flows, 1000);
+        assert_eq!(counters.packets, 800 + 200 * u64::from(LEAST_TUNNEL));
+        let certain = records.iter().filter(|end| end.confidence == Some(Confidence::Certain)).count();
+        assert_eq!(certain, 200);
     }
 
     #[test]

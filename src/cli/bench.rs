@@ -1,7 +1,11 @@
 //! `linewarden bench`: turns frames in memory into nanoseconds a packet, stage by stage, on one core.
 
+mod curve;
+mod machine;
 mod measure;
+mod memory;
 mod report;
+mod scale;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -10,8 +14,12 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 
+use self::curve::measure_curve;
+use self::machine::Machine;
 use self::measure::{measure, measure_new_flows};
-use self::report::{Machine, Report, Settings};
+use self::memory::measure_memory;
+use self::report::{Extras, Report, Settings};
+use self::scale::measure_workers;
 use super::{BAD_DATA, Failure, USAGE};
 use crate::capture::file::CaptureFile;
 use crate::capture::reel::Reel;
@@ -40,7 +48,7 @@ pub struct Options {
     #[arg(long, value_name = "NUMBER", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub packets: u64,
 
-    /// Seconds to measure; making the frames and opening every flow once come on top
+    /// Seconds to measure; making the frames, and playing them until detectors have done with every flow, come on top
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub seconds: u64,
 
@@ -51,6 +59,15 @@ pub struct Options {
     /// Seed of the made-up traffic: the same seed makes the same frames
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     pub seed: u64,
+
+    /// Measure also so many workers at once, each with its own frames and flows on a core of its own
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub workers: u16,
+
+    /// Measure also the cost against table size, from 10000 flows to this many, as far as memory goes [10 million without
+    /// a number, which takes minutes]
+    #[arg(long, value_name = "FLOWS", num_args = 0..=1, default_missing_value = "10000000", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_FLOWS)), conflicts_with = "pcap")]
+    pub curve: Option<u32>,
 
     /// Write one JSON object instead of a table
     #[arg(long)]
@@ -71,20 +88,45 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
 
 fn measure_and_write(options: &Options, out: &mut impl Write) -> anyhow::Result<()> {
     let seconds = Duration::from_secs(options.seconds);
-    let (measured, new_flows) = if let Some(path) = &options.pcap {
+    let parts = 1 + u32::from(options.workers > 1) + u32::from(options.curve.is_some());
+    let budget = seconds / parts;
+    let mut extras = Extras::default();
+    let measured = if let Some(path) = &options.pcap {
         let reel = load(path, options.snap_length)?;
-        (measure(&reel, options.packets, MEMORY_FOR_FILES, seconds)?, None)
+        let measured = measure(&reel, options.packets, MEMORY_FOR_FILES, budget)?;
+        if options.workers > 1 {
+            let copy = |_| Ok(reel.clone());
+            extras.scaling = Some(measure_workers(options.workers.into(), MEMORY_FOR_FILES, budget, &copy)?);
+        }
+        measured
     } else {
-        let steady = synthetic_settings(options, Mode::Steady);
         let memory = memory_octets(options);
+        extras.memory = Some({
+            let plain =
+                synthetic::Settings { flows: options.flows, tunnels: 0, ..synthetic_settings(options, Mode::New) };
+            measure_memory(&synthetic::reel(&plain)?, memory)?
+        });
         let measured = {
-            let reel = synthetic::reel(&steady)?;
-            measure(&reel, options.packets, memory, seconds * 3 / 4)?
+            let reel = synthetic::reel(&synthetic_settings(options, Mode::Steady))?;
+            measure(&reel, options.packets, memory, budget * 3 / 4)?
         };
-        let fresh = synthetic::reel(&synthetic_settings(options, Mode::New))?;
-        (measured, Some(measure_new_flows(&fresh, options.packets, memory, seconds / 4)?))
+        extras.new_flows = Some({
+            let reel = synthetic::reel(&synthetic_settings(options, Mode::New))?;
+            measure_new_flows(&reel, options.packets, memory, budget / 4)?
+        });
+        if options.workers > 1 {
+            let reel = |worker: usize| {
+                let settings = synthetic_settings(options, Mode::Steady);
+                synthetic::reel(&synthetic::Settings { seed: settings.seed + worker as u64, ..settings })
+            };
+            extras.scaling = Some(measure_workers(options.workers.into(), memory, budget, &reel)?);
+        }
+        if let Some(largest) = options.curve {
+            extras.curve = Some(measure_curve(options, largest, budget)?);
+        }
+        measured
     };
-    let report = Report::new(Settings::from(options), Machine::look(), &measured, new_flows);
+    let report = Report::new(Settings::from(options), Machine::look(), &measured, extras);
     if options.json {
         serde_json::to_writer(&mut *out, &report)?;
         writeln!(out)?;
@@ -98,7 +140,7 @@ fn measure_and_write(options: &Options, out: &mut impl Write) -> anyhow::Result<
 /// comes again before it ended.
 fn synthetic_settings(options: &Options, mode: Mode) -> synthetic::Settings {
     let (flows, step) = match mode {
-        Mode::Steady => (options.flows, Duration::from_micros(1)),
+        Mode::Steady | Mode::Sparse => (options.flows, Duration::from_micros(1)),
         Mode::New => (options.flows * 2, measure::NEW_FLOWS_IDLE / options.flows),
     };
     synthetic::Settings {
@@ -181,6 +223,15 @@ mod tests {
         ] {
             assert!(json[name].as_f64().is_some_and(|figure| figure > 0.0), "{name}: {}", json[name]);
         }
+        for name in ["octets_per_flow", "resident_octets_per_flow"] {
+            assert!(json["without_evidence"][name].as_f64().is_some(), "{name}: {}", json["without_evidence"]);
+        }
+        let with_evidence = json["octets_per_flow_with_evidence"].as_f64().unwrap();
+        assert!(with_evidence > json["without_evidence"]["octets_per_flow"].as_f64().unwrap());
+        assert!(json["new_flows"]["flows_per_second"].as_f64().unwrap() > 0.0);
+        assert!(json["peak_resident_octets"].as_u64().unwrap() > json["frames_octets"].as_u64().unwrap());
+        assert_eq!([&json["drops"], &json["evicted"]], [0, 0]);
+        assert_eq!([&json["workers"], &json["curve"]], [&serde_json::Value::Null; 2]);
         assert_eq!(json["flows"], 200);
         assert_eq!(json["tunnels"], 20);
         assert_eq!(json["stages"].as_array().unwrap().len(), 4);
@@ -189,9 +240,36 @@ mod tests {
     }
 
     #[test]
+    fn workers_are_compared_with_one_alone() {
+        let cores = crate::capture::allowed_cores().len();
+        let json = output(&[&SMALL[..], &["--json", "--workers", &cores.min(2).to_string()]].concat());
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        if cores > 1 {
+            let figure = |name: &str| json["workers"][name].as_f64().unwrap();
+            let ratio = figure("packets_per_second") / figure("one_worker_packets_per_second");
+            assert!((ratio - figure("ratio_to_one_worker")).abs() < 0.01);
+            assert_eq!(json["workers"]["cores"].as_array().unwrap().len(), 2);
+        }
+        let too_many = options(&[&SMALL[..], &["--workers", "1024"]].concat());
+        let refusal = measure_and_write(&too_many, &mut Vec::new()).unwrap_err().to_string();
+        assert!(refusal.contains("cores"), "{refusal}");
+    }
+
+    #[test]
+    fn the_curve_has_a_point_for_every_size() {
+        let json = output(&[&SMALL[..], &["--json", "--curve", "20000"]].concat());
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let curve = &json["curve"];
+        let flows: Vec<_> = curve["points"].as_array().unwrap().iter().map(|point| &point["flows"]).collect();
+        assert_eq!(flows, [10_000, 20_000]);
+        assert_eq!(curve["steepest_step"], curve["points"][1]["ratio_to_previous"]);
+        assert_eq!(curve["left_out"], serde_json::json!([]));
+    }
+
+    #[test]
     fn the_table_says_what_compares() {
         let text = output(&SMALL);
-        for part in ["whole pipeline", "per core", "ratios"] {
+        for part in ["whole pipeline", "without evidence", "per core", "ratios"] {
             assert!(text.contains(part), "{part} is missing from\n{text}");
         }
     }

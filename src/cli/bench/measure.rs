@@ -51,6 +51,8 @@ pub(super) struct Measured {
     pub tunnels: u64,
     /// Flows in the table.
     pub flows: u64,
+    /// Flows that left the table for want of memory.
+    pub evicted: u64,
     /// Memory held for them, octets.
     pub table_octets: u64,
     /// Memory held for the frames, octets.
@@ -70,36 +72,30 @@ pub(super) struct NewFlows {
     pub flows: u64,
 }
 
+/// Idle timeout where flows are steady: the default setting.
+pub(super) const STEADY_IDLE: Duration = Duration::from_mins(2);
+
 /// Idle timeout where new flows are measured.
 pub(super) const NEW_FLOWS_IDLE: Duration = Duration::from_secs(10);
 
-/// Measures steady flows: opens them all, lets detectors finish with them as far as the time allows, then measures.
+/// Measures steady flows: opens them all, lets detectors finish with them, then measures for as long as `budget`.
 pub(super) fn measure(
     reel: &Reel,
     packets: u64,
     memory_octets: usize,
     budget: Duration,
 ) -> Result<Measured, ReelError> {
-    let flow = flow_settings(memory_octets, Duration::from_mins(2));
+    let flow = flow_settings(memory_octets, STEADY_IDLE);
     let mut touch = Runner::new("touch one cache line", Touch, reel)?;
     let mut parse = Runner::new("parse to the 5-tuple", ParseOnly, reel)?;
     let mut look_up = Runner::new("and find the flow", LookUp(FlowTable::new(&flow, SEED)), reel)?;
     let mut pipeline = Runner::new("whole pipeline", Pipeline::new(flow), reel)?;
-    let begun = now();
     let round = reel.len() as u64;
     look_up.warm_up(round);
     pipeline.warm_up(round);
-    // Detectors look at a flow's first packets: steady is what comes behind them.
-    let mut calls = 0;
-    while begun.elapsed() < budget / 3 {
-        pipeline.warm_up(round.min(packets));
-        let before = std::mem::replace(&mut calls, pipeline.stage.auditor.counters().inspections);
-        if (calls - before) * 8 < round.min(packets) {
-            break;
-        }
-    }
+    settle(&mut pipeline, round);
     let before = pipeline.stage.auditor.counters();
-    let end = now() + budget.saturating_sub(begun.elapsed());
+    let end = now() + budget;
     loop {
         touch.round(packets, end);
         parse.round(packets, end);
@@ -117,6 +113,7 @@ pub(super) fn measure(
         tunnels: pipeline.stage.tunnels,
         // Those inside GRE are not of the number that was asked for.
         flows: counters.flows_open.saturating_sub(counters.inside.flows),
+        evicted: counters.evicted.iter().sum(),
         table_octets: counters.table_octets,
         frames_octets: reel.held_octets(),
         frames: reel.len(),
@@ -126,6 +123,20 @@ pub(super) fn measure(
         pipeline: pipeline.cost(),
     })
 }
+
+/// Detectors look at a flow's first packets: steady is what comes behind them.
+pub(super) fn settle(pipeline: &mut Runner<'_, Pipeline>, round: u64) {
+    for _ in 0..MOST_ROUNDS {
+        let before = pipeline.stage.auditor.counters().inspections;
+        pipeline.warm_up(round);
+        if (pipeline.stage.auditor.counters().inspections - before) * 10 < round {
+            break;
+        }
+    }
+}
+
+/// Enough for detectors that look at the first 32 packets, where a flow has one in each round.
+const MOST_ROUNDS: usize = 40;
 
 /// Measures new flows: `reel` holds each once, and longer than the idle timeout.
 pub(super) fn measure_new_flows(
@@ -161,27 +172,27 @@ pub(super) fn measure_new_flows(
 }
 
 /// What is done with frames.
-trait Stage {
+pub(super) trait Stage {
     fn take(&mut self, frames: &[Frame<'_>]);
 }
 
 /// A stage, its own place in the frames, and what its rounds cost.
-struct Runner<'a, S> {
+pub(super) struct Runner<'a, S> {
     name: &'static str,
-    stage: S,
+    pub stage: S,
     player: Player<'a>,
     rounds: Vec<f64>,
 }
 
 /// Packets between two looks at the clock.
-const CHUNK: u64 = 1 << 14;
+pub(super) const CHUNK: u64 = 1 << 14;
 
 impl<'a, S: Stage> Runner<'a, S> {
-    fn new(name: &'static str, stage: S, reel: &'a Reel) -> Result<Self, ReelError> {
+    pub(super) fn new(name: &'static str, stage: S, reel: &'a Reel) -> Result<Self, ReelError> {
         Ok(Self { name, stage, player: reel.play()?, rounds: Vec::new() })
     }
 
-    fn warm_up(&mut self, packets: u64) {
+    pub(super) fn warm_up(&mut self, packets: u64) {
         let mut left = packets;
         while left > 0 {
             let frames = self.player.batch(left);
@@ -297,14 +308,14 @@ impl Stage for LookUp {
 }
 
 /// The core, with records counted and thrown away.
-struct Pipeline {
-    auditor: Auditor,
-    records: u64,
+pub(super) struct Pipeline {
+    pub auditor: Auditor,
+    pub records: u64,
     tunnels: u64,
 }
 
 impl Pipeline {
-    fn new(flow: FlowSettings) -> Self {
+    pub(super) fn new(flow: FlowSettings) -> Self {
         let settings = AuditSettings {
             sensor: "bench".into(),
             interfaces: vec!["bench".into()],
@@ -340,12 +351,12 @@ pub(super) fn ratio(part: u64, whole: u64) -> f64 {
 /// Any: nobody aims at a bench's buckets.
 const SEED: u64 = 0x5eed;
 
-fn flow_settings(memory_octets: usize, idle_timeout: Duration) -> FlowSettings {
+pub(super) fn flow_settings(memory_octets: usize, idle_timeout: Duration) -> FlowSettings {
     let active_timeout = Duration::from_mins(30);
     FlowSettings { idle_timeout, active_timeout, memory_octets, vlan_in_key: true, home_nets: Vec::new() }
 }
 
 #[expect(clippy::disallowed_methods, reason = "a bench measures how long the core takes; no frame gets this time")]
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     Instant::now()
 }

@@ -7,7 +7,11 @@ use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
 use super::Options;
+use super::curve::Curve;
+use super::machine::{Machine, resident_octets};
 use super::measure::{Cost, Measured, NewFlows, ratio};
+use super::memory::Memory;
+use super::scale::Scaling;
 use crate::audit::Auditor;
 
 /// Everything that was found. Times are nanoseconds on one core.
@@ -23,6 +27,16 @@ pub(super) struct Report {
     /// Flow table and evidence, by the flows in the table.
     octets_per_flow: Option<f64>,
     entry_octets: usize,
+    /// A table of as many flows without evidence.
+    without_evidence: Option<Memory>,
+    /// What a flow takes that shows a tunnel: `octets_per_flow`, the others' share apart.
+    octets_per_flow_with_evidence: Option<f64>,
+    /// Peak of the whole process, frames included.
+    peak_resident_octets: Option<u64>,
+    /// Packets lost: none, for frames in memory wait for the core. `--live` finds them.
+    drops: u64,
+    /// Flows that left the table for want of memory.
+    evicted: u64,
     flows: u64,
     /// Records that said that a tunnel became certain.
     tunnels: u64,
@@ -36,6 +50,8 @@ pub(super) struct Report {
     frames_octets: usize,
     stages: Vec<Stage>,
     new_flows: Option<NewFlowsReport>,
+    workers: Option<Scaling>,
+    curve: Option<Curve>,
     settings: Settings,
     machine: Machine,
 }
@@ -54,6 +70,7 @@ struct NewFlowsReport {
     parse_only_ns_per_packet: f64,
     ratio_to_parse_only: f64,
     flows_per_packet: f64,
+    flows_per_second: f64,
     records_per_packet: f64,
     /// Flows open while measured.
     flows: u64,
@@ -70,6 +87,7 @@ pub(super) struct Settings {
     seconds: u64,
     snap_length: u32,
     seed: Option<u64>,
+    workers: usize,
 }
 
 impl From<&Options> for Settings {
@@ -84,28 +102,7 @@ impl From<&Options> for Settings {
             seconds: options.seconds,
             snap_length: options.snap_length,
             seed: made_up.then_some(options.seed),
-        }
-    }
-}
-
-/// What the figures are from.
-#[derive(Debug, Serialize)]
-pub(super) struct Machine {
-    cpu: String,
-    cores: usize,
-    kernel: String,
-}
-
-impl Machine {
-    /// Asks the system; what it does not tell stays empty.
-    pub(super) fn look() -> Self {
-        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-        let cpus = read("/proc/cpuinfo");
-        let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-        Self {
-            cpu: model.map_or("", |(_, name)| name.trim()).to_owned(),
-            cores: std::thread::available_parallelism().map_or(0, usize::from),
-            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            workers: options.workers.into(),
         }
     }
 }
@@ -121,10 +118,23 @@ impl From<&Cost> for Stage {
     }
 }
 
+/// What is measured beside steady flows on one core.
+#[derive(Debug, Default)]
+pub(super) struct Extras {
+    pub new_flows: Option<NewFlows>,
+    pub memory: Option<Memory>,
+    pub scaling: Option<Scaling>,
+    pub curve: Option<Curve>,
+}
+
 impl Report {
-    pub(super) fn new(settings: Settings, machine: Machine, measured: &Measured, new_flows: Option<NewFlows>) -> Self {
+    pub(super) fn new(settings: Settings, machine: Machine, measured: &Measured, extras: Extras) -> Self {
         let (pipeline, parse) = (measured.pipeline.median(), measured.parse.median());
-        let Measured { flows, tunnels, packets, records, frames, frames_octets, .. } = *measured;
+        let Measured { flows, tunnels, packets, records, evicted, frames, frames_octets, .. } = *measured;
+        let with_evidence = extras.memory.filter(|_| (1..=flows).contains(&tunnels)).map(|plain| {
+            let others = ratio(flows - tunnels, 1) * plain.octets_per_flow;
+            (ratio(measured.table_octets, 1) - others) / ratio(tunnels, 1)
+        });
         Self {
             ns_per_packet: round(pipeline),
             parse_only_ns_per_packet: round(parse),
@@ -132,6 +142,11 @@ impl Report {
             packets_per_second: (1e9 / pipeline).round(),
             octets_per_flow: (flows > 0).then(|| round(ratio(measured.table_octets, flows))),
             entry_octets: Auditor::entry_octets(),
+            without_evidence: extras.memory,
+            octets_per_flow_with_evidence: with_evidence.map(round),
+            peak_resident_octets: resident_octets().1,
+            drops: 0,
+            evicted,
             flows,
             tunnels,
             packets,
@@ -140,7 +155,9 @@ impl Report {
             frames,
             frames_octets,
             stages: [&measured.touch, &measured.parse, &measured.look_up, &measured.pipeline].map(Stage::from).into(),
-            new_flows: new_flows.map(NewFlowsReport::from),
+            new_flows: extras.new_flows.map(NewFlowsReport::from),
+            workers: extras.scaling,
+            curve: extras.curve,
             settings,
             machine,
         }
@@ -155,6 +172,7 @@ impl From<NewFlows> for NewFlowsReport {
             parse_only_ns_per_packet: round(parse),
             ratio_to_parse_only: round(pipeline / parse),
             flows_per_packet: round(ratio(measured.opened, measured.packets)),
+            flows_per_second: (ratio(measured.opened, measured.packets) * 1e9 / pipeline).round(),
             records_per_packet: round(ratio(measured.records, measured.packets)),
             flows: measured.flows,
             stage: Stage::from(&measured.pipeline),
@@ -193,6 +211,7 @@ impl fmt::Display for Report {
             write!(f, "; {octets:.0} octets a flow, evidence included, {} of them the entry", self.entry_octets)?;
         }
         writeln!(f, ".")?;
+        self.memory(f)?;
         writeln!(
             f,
             "Frames: {} looped from {} MiB of memory; {:.2} detector calls a packet while measured.",
@@ -203,11 +222,26 @@ impl fmt::Display for Report {
         if let Some(new_flows) = &self.new_flows {
             writeln!(
                 f,
-                "New flows: every packet opens one of {} flows and {:.1} records are written a packet.",
-                new_flows.flows, new_flows.records_per_packet
+                "New flows: {:.2} M a second with {} in the table; {:.1} records are written for each.",
+                new_flows.flows_per_second / 1e6,
+                new_flows.flows,
+                new_flows.records_per_packet / new_flows.flows_per_packet
             )?;
         }
-        writeln!(f, "Machine: {}, {} cores, Linux {}.", self.machine.cpu, self.machine.cores, self.machine.kernel)?;
+        if let Some(scaling) = &self.workers {
+            writeln!(
+                f,
+                "Workers: {} take {:.2} M packets/s together, one alone {:.2} M: {:.2} x.",
+                scaling.workers,
+                scaling.packets_per_second / 1e6,
+                scaling.one_worker_packets_per_second / 1e6,
+                scaling.ratio_to_one_worker
+            )?;
+        }
+        if let Some(curve) = &self.curve {
+            write!(f, "{curve}")?;
+        }
+        writeln!(f, "{}", self.machine)?;
         writeln!(
             f,
             "Figures are per core. Machines and days differ: what compares is the ratios within one run, which measures all\nstages in turn on the same frames."
@@ -215,7 +249,24 @@ impl fmt::Display for Report {
     }
 }
 
+impl Report {
+    fn memory(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(plain) = &self.without_evidence else { return Ok(()) };
+        write!(f, "Memory: {:.0} octets a flow without evidence", plain.octets_per_flow)?;
+        if let Some(resident) = plain.resident_octets_per_flow {
+            write!(f, " ({resident:.0} by what the process grew)")?;
+        }
+        if let Some(octets) = self.octets_per_flow_with_evidence {
+            write!(f, ", {octets:.0} with a tunnel's")?;
+        }
+        if let Some(peak) = self.peak_resident_octets {
+            write!(f, "; {} MiB at the peak, frames included", peak >> 20)?;
+        }
+        writeln!(f, ".")
+    }
+}
+
 /// To a hundredth.
-fn round(figure: f64) -> f64 {
+pub(super) fn round(figure: f64) -> f64 {
     (figure * 100.0).round() / 100.0
 }
