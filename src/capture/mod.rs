@@ -2,24 +2,30 @@
 //!
 //! | file | turns |
 //! |---|---|
-//! | `ring` | one interface into blocks of frames, by the kernel's memory-mapped ring; the only unsafe code |
+//! | `ring` | one interface into blocks of frames, by the kernel's memory-mapped ring |
 //! | `bpf` | settings into the kernel's filter and fanout programs |
 //! | `live` | the rings of several interfaces into one worker's [`Source`] |
 //! | `pnet_channel` | the same where there is no ring, one system call a frame |
 //! | `file` | pcap and pcapng into frames |
 //! | `reel` | frames into frames again and again, from memory |
 //! | `synthetic` | settings into frames, for benches |
+//! | `send` | frames into packets on an interface, for `bench --live` |
+//! | `namespace` | a thread into one with a network of its own, for the same |
 //! | `interfaces` | the system into a list of what can be captured |
 //! | `worker` | a source into records, on a thread of its own |
 //! | `summary` | the workers' counts into one |
+//!
+//! Unsafe code is in `ring`, `send` and `namespace` only.
 
 mod bpf;
 pub mod file;
 mod interfaces;
 mod live;
+mod namespace;
 mod pnet_channel;
 pub mod reel;
 mod ring;
+mod send;
 mod summary;
 pub mod synthetic;
 mod worker;
@@ -27,8 +33,10 @@ mod worker;
 pub use bpf::fanout;
 pub use interfaces::{Interface, default_route, interfaces, obstacle};
 pub use live::open_rings;
+pub use namespace::enter_new_network;
 pub use pnet_channel::open_pnet;
 pub use ring::{advise_huge_pages, allowed_cores, pin};
+pub use send::Sender;
 pub use summary::{Summary, Total, TunnelTotal};
 pub use worker::{Command, Outbox, Report, Status, Worker, WorkerError};
 

@@ -372,7 +372,7 @@ pub fn packet_socket() -> Result<OwnedFd, CaptureError> {
     }
 }
 
-fn interface_index(name: &str) -> Option<c_int> {
+pub fn interface_index(name: &str) -> Option<c_int> {
     let name = CString::new(name).ok()?;
     // SAFETY: a string with its NUL that lives through the call.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };

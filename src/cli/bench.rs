@@ -1,26 +1,30 @@
 //! `linewarden bench`: turns frames in memory into nanoseconds a packet, stage by stage, on one core.
 
 mod curve;
+mod live;
 mod machine;
 mod measure;
 mod memory;
 mod report;
 mod scale;
 
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use serde::Serialize;
 
 use self::curve::measure_curve;
+use self::live::{Backend, Compare, Forbidden, measure_live};
 use self::machine::Machine;
 use self::measure::{measure, measure_new_flows};
 use self::memory::measure_memory;
 use self::report::{Extras, Report, Settings};
 use self::scale::measure_workers;
-use super::{BAD_DATA, Failure, USAGE};
+use super::{BAD_DATA, FAILED, Failure, PERMISSION, USAGE};
 use crate::capture::file::CaptureFile;
 use crate::capture::reel::Reel;
 use crate::capture::synthetic::{self, MOST_FLOWS, Mode, Sizes};
@@ -69,6 +73,23 @@ pub struct Options {
     #[arg(long, value_name = "FLOWS", num_args = 0..=1, default_missing_value = "10000000", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_FLOWS)), conflicts_with = "pcap")]
     pub curve: Option<u32>,
 
+    /// Measure on a link instead of from memory: two network namespaces, a veth pair, and the daemon's capture on its
+    /// end. Finds the highest rate without a drop. Needs root; nothing of it is left behind
+    #[arg(long, conflicts_with_all = ["workers", "curve"])]
+    pub live: bool,
+
+    /// With --live: only this many packets a second, for all of the time
+    #[arg(long, value_name = "PACKETS", requires = "live", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rate: Option<u32>,
+
+    /// With --live: how packets are taken
+    #[arg(long, value_enum, default_value_t = Backend::Ring, requires = "live")]
+    pub backend: Backend,
+
+    /// With --live: what else is measured on the link
+    #[arg(long, value_enum, default_value_t = Compare::Tcpdump, requires = "live")]
+    pub compare: Compare,
+
     /// Write one JSON object instead of a table
     #[arg(long)]
     pub json: bool,
@@ -80,10 +101,32 @@ const MOST_FRAMES: u64 = 1 << 21;
 /// Measures and writes what was found to standard output.
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let out = &mut io::stdout().lock();
-    measure_and_write(options, out).map_err(|error| match error.downcast::<io::Error>() {
+    let measured = if options.live { live_and_write(options, out) } else { measure_and_write(options, out) };
+    measured.map_err(|error| match error.downcast::<io::Error>() {
         Ok(error) => error.into(),
+        Err(error) if error.is::<Forbidden>() => Failure::new(PERMISSION, error),
+        Err(error) if options.live => Failure::new(FAILED, format!("{error:#}")),
         Err(error) => Failure::new(if options.pcap.is_some() { BAD_DATA } else { USAGE }, format!("{error:#}")),
     })
+}
+
+fn live_and_write(options: &Options, out: &mut impl Write) -> anyhow::Result<()> {
+    let reel = match &options.pcap {
+        Some(path) => load(path, options.snap_length)?,
+        None => synthetic::reel(&synthetic_settings(options, Mode::Steady))?,
+    };
+    let report = measure_live(options, &reel, Duration::from_secs(options.seconds))?;
+    write_report(options, &report, out)
+}
+
+fn write_report(options: &Options, report: &(impl Serialize + Display), out: &mut impl Write) -> anyhow::Result<()> {
+    if options.json {
+        serde_json::to_writer(&mut *out, report)?;
+        writeln!(out)?;
+    } else {
+        write!(out, "{report}")?;
+    }
+    Ok(())
 }
 
 fn measure_and_write(options: &Options, out: &mut impl Write) -> anyhow::Result<()> {
@@ -127,13 +170,7 @@ fn measure_and_write(options: &Options, out: &mut impl Write) -> anyhow::Result<
         measured
     };
     let report = Report::new(Settings::from(options), Machine::look(), &measured, extras);
-    if options.json {
-        serde_json::to_writer(&mut *out, &report)?;
-        writeln!(out)?;
-    } else {
-        write!(out, "{report}")?;
-    }
-    Ok(())
+    write_report(options, &report, out)
 }
 
 /// New flows come so fast that `flows` of them are open when the first ones end: twice as many are made, so that none

@@ -88,6 +88,7 @@ pub(super) struct Settings {
     snap_length: u32,
     seed: Option<u64>,
     workers: usize,
+    rate: Option<u32>,
 }
 
 impl From<&Options> for Settings {
@@ -103,6 +104,7 @@ impl From<&Options> for Settings {
             snap_length: options.snap_length,
             seed: made_up.then_some(options.seed),
             workers: options.workers.into(),
+            rate: options.rate,
         }
     }
 }
