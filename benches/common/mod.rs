@@ -64,7 +64,7 @@ pub fn flow_settings(idle_timeout: Duration) -> FlowSettings {
 /// Made-up traffic. New flows: twice as many as will be open, so that each has ended before it comes again.
 pub fn synthetic(flows: u32, packets: u64, mode: Mode) -> Reel {
     let (made, step) = match mode {
-        Mode::Steady => (flows, Duration::from_micros(1)),
+        Mode::Steady | Mode::Sparse => (flows, Duration::from_micros(1)),
         Mode::New => (flows * 2, NEW_IDLE / flows),
     };
     let settings =
