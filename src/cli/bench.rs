@@ -90,6 +90,10 @@ pub struct Options {
     #[arg(long, value_enum, default_value_t = Compare::Tcpdump, requires = "live")]
     pub compare: Compare,
 
+    /// Only read the file, as replay does, and say how many packets it holds: what a comparison takes off
+    #[arg(long, hide = true, requires = "pcap")]
+    pub read_only: bool,
+
     /// Write one JSON object instead of a table
     #[arg(long)]
     pub json: bool,
@@ -101,7 +105,13 @@ const MOST_FRAMES: u64 = 1 << 21;
 /// Measures and writes what was found to standard output.
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let out = &mut io::stdout().lock();
-    let measured = if options.live { live_and_write(options, out) } else { measure_and_write(options, out) };
+    let measured = if let (true, Some(path)) = (options.read_only, &options.pcap) {
+        read_and_count(path, out)
+    } else if options.live {
+        live_and_write(options, out)
+    } else {
+        measure_and_write(options, out)
+    };
     measured.map_err(|error| match error.downcast::<io::Error>() {
         Ok(error) => error.into(),
         Err(error) if error.is::<Forbidden>() => Failure::new(PERMISSION, error),
@@ -205,6 +215,14 @@ fn memory_octets(options: &Options) -> usize {
 const ENTRY: usize = 256;
 /// What a tunnel's evidence takes at most, octets.
 const EVIDENCE: usize = 4096;
+
+fn read_and_count(path: &Path, out: &mut impl Write) -> anyhow::Result<()> {
+    let mut file = CaptureFile::open(path)?;
+    let mut packets = 0;
+    while file.next_batch(&mut |frames, _| packets += std::hint::black_box(frames).len())? {}
+    writeln!(out, "{packets} packets")?;
+    Ok(())
+}
 
 /// A capture file in memory.
 fn load(path: &Path, snap_length: u32) -> anyhow::Result<Reel> {

@@ -23,14 +23,17 @@ pub(super) fn search(
     let unit = (budget / STEPS).max(SHORTEST);
     let begun = clock();
     let is_late = |share: Duration| clock().duration_since(begun) >= share;
-    let flood = run(None, unit * 2)?;
-    let (mut low, mut high) = (0.0, flood.sent_per_second);
-    if flood.is_held() {
-        return Ok(Found { highest: Some(0), steps: vec![flood], sender_is_the_limit: true });
+    let mut steps = vec![run(None, unit)?];
+    if steps.iter().all(Step::is_held) {
+        steps.push(run(None, unit * CONFIRM)?);
+        if steps.iter().all(Step::is_held) {
+            return Ok(Found { highest: Some(steps.len() - 1), steps, sender_is_the_limit: true });
+        }
     }
     // What got through a flood is near what holds.
-    let mut next = flood.received_per_second.min(high * 0.98);
-    let mut steps = vec![flood];
+    let flood = steps.last().map(|step| (step.sent_per_second, step.received_per_second));
+    let (mut low, (mut high, got)) = (0.0, flood.unwrap_or_default());
+    let mut next = got.min(high * 0.98);
     while high / low > CLOSE && !is_late(unit * 2 * (STEPS - CONFIRM)) && next >= 1.0 {
         let step = run(Some(next), unit)?;
         // A sender that cannot follow proves no more than it sent.
