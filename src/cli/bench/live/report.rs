@@ -30,7 +30,8 @@ struct Live {
     receiving_core: usize,
     /// Whether the receiver held as much as could be sent: it may take more.
     sender_is_the_limit: bool,
-    /// Of the worker, at that rate.
+    /// Of the worker, at that rate, as the kernel accounts it: most kernels take samples at their tick, which see too
+    /// little of a thread that works in short turns.
     user_ns_per_packet: Option<f64>,
     /// Of the kernel on the receiving core, likewise.
     kernel_ns_per_packet: Option<f64>,
@@ -267,11 +268,19 @@ impl fmt::Display for LiveReport {
         if let (Some(share), Some(user), Some(kernel)) =
             (live.user_share, live.user_ns_per_packet, live.kernel_ns_per_packet)
         {
-            writeln!(
+            write!(
                 f,
-                "Receiving core at that rate: {user:.0} ns a packet in the worker ({:.0}% of what is used), {kernel:.0} ns in the kernel.",
+                "Receiving core at that rate: {user:.0} ns a packet in the worker ({:.0}% of what is used), {kernel:.0} ns in the kernel",
                 share * 100.0
             )?;
+            let theirs = live
+                .compared
+                .as_ref()
+                .and_then(|compared| Option::zip(compared.user_ns_per_packet, compared.kernel_ns_per_packet));
+            if let Some((user, kernel)) = theirs {
+                write!(f, "; tcpdump: {user:.0} ns and {kernel:.0} ns")?;
+            }
+            writeln!(f, ".")?;
         }
         writeln!(
             f,
