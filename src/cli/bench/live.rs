@@ -82,7 +82,7 @@ fn measure_one<'scope, 'env: 'scope>(
             sender_is_the_limit: false,
         });
     }
-    search(budget, now, |rate, duration| link.step(receiver, rate, duration))
+    search(budget, |rate, duration| link.step(receiver, rate, duration))
 }
 
 /// The link, and who sends on it.
@@ -157,7 +157,7 @@ impl Driver<'_> {
             if elapsed >= duration {
                 break;
             }
-            let due = rate.map_or(u64::MAX, |rate| (elapsed.as_secs_f64() * rate) as u64);
+            let due = rate.map_or(u64::MAX, |rate| count_of(elapsed.as_secs_f64() * rate));
             let mut behind = due.saturating_sub(count + forgiven);
             if rate.is_some() && behind > MOST_BEHIND {
                 // The machine was busy elsewhere: to catch up in a burst would test something else than the rate.
@@ -177,3 +177,8 @@ impl Driver<'_> {
 }
 
 const MOST_BEHIND: u64 = 128;
+
+#[expect(clippy::cast_sign_loss, reason = "rates and times are never negative")]
+const fn count_of(packets: f64) -> u64 {
+    packets as u64
+}

@@ -74,8 +74,8 @@ pub(super) struct Linewarden {
     before: Got,
 }
 
-/// Longer than a worker needs to publish what it counted.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// Longer than a worker needs to publish what it counted, and to take the next packet.
+const PATIENCE: Duration = Duration::from_millis(1500);
 
 impl Linewarden {
     pub(super) fn start(
@@ -141,9 +141,13 @@ impl Receiver for Linewarden {
 
     fn end(&mut self, arrived: u64) -> anyhow::Result<Got> {
         let Some(worker) = &self.worker else { bail!("the worker has ended") };
-        let give_up = now() + PATIENCE;
+        let (mut last, mut give_up) = (None, now() + PATIENCE);
         loop {
             let counted = worker.status.report().capture;
+            if last != Some(counted.received) {
+                // Where drops are not counted, what is still to come is not known.
+                (last, give_up) = (Some(counted.received), now() + PATIENCE);
+            }
             let got = Got {
                 received: counted.received - self.before.received,
                 dropped: counted.dropped_kernel.map(|dropped| dropped - self.before.dropped.unwrap_or(0)),

@@ -159,7 +159,7 @@ impl Step {
 
     #[cfg(test)]
     pub(super) fn made_up(rate: Option<f64>, sent: f64, received: f64, seconds: f64) -> Self {
-        let count = |rate: f64| (rate * seconds) as u64;
+        let count = |rate: f64| super::count_of(rate * seconds);
         let driven = Driven { sent: count(sent), seconds, arrived: count(sent), dropped: 0 };
         let got = Got { received: count(received), dropped: Some(count(sent) - count(received)) };
         Self { sent_per_second: sent, ..Self::new(rate, &driven, got, None) }
