@@ -48,7 +48,7 @@ struct Compared {
     command: String,
     packets_per_second: Option<f64>,
     sender_is_the_limit: bool,
-    /// linewarden's highest rate to this one.
+    /// linewarden's highest rate to this one; `None` where both took all that could be sent, which says nothing of them.
     ratio: Option<f64>,
     user_ns_per_packet: Option<f64>,
     kernel_ns_per_packet: Option<f64>,
@@ -179,13 +179,17 @@ impl LiveReport {
         let highest = found.highest().or(found.steps.last());
         let cost = highest.and_then(Step::cost);
         let packets_per_second = rate(&found);
+        let is_open = |theirs: &Found| found.sender_is_the_limit && theirs.sender_is_the_limit;
         let compared = theirs.map(|(command, theirs)| {
             let cost = theirs.highest().or(theirs.steps.last()).and_then(Step::cost);
             Compared {
                 command,
                 packets_per_second: rate(&theirs),
                 sender_is_the_limit: theirs.sender_is_the_limit,
-                ratio: packets_per_second.zip(rate(&theirs)).map(|(ours, theirs)| round(ours / theirs)),
+                ratio: packets_per_second
+                    .zip(rate(&theirs))
+                    .filter(|_| !is_open(&theirs))
+                    .map(|(ours, theirs)| round(ours / theirs)),
                 user_ns_per_packet: cost.map(|(user, _)| user),
                 kernel_ns_per_packet: cost.map(|(_, kernel)| kernel),
                 steps: theirs.steps,
@@ -260,6 +264,8 @@ impl fmt::Display for LiveReport {
             highest(f, "tcpdump", compared.packets_per_second, compared.sender_is_the_limit)?;
             if let Some(ratio) = compared.ratio {
                 writeln!(f, "linewarden's rate to tcpdump's (`{}`): {ratio:.2} x.", compared.command)?;
+            } else if live.sender_is_the_limit && compared.sender_is_the_limit {
+                writeln!(f, "Both (`{}`) may take more than the sender can send.", compared.command)?;
             }
         }
         if let Some(why) = live.not_compared {
