@@ -76,14 +76,15 @@ fn measure_one<'scope, 'env: 'scope>(
 ) -> anyhow::Result<Found> {
     if let Some(rate) = options.rate {
         let step = link.step(receiver, Some(f64::from(rate)), budget)?;
-        return Ok(Found {
-            highest: Some(0).filter(|_| step.is_held()),
-            steps: vec![step],
-            sender_is_the_limit: false,
-        });
+        let is_held = step.is_held();
+        let sender_is_the_limit = is_held && step.sent_per_second < f64::from(rate) * FOLLOWED;
+        return Ok(Found { highest: is_held.then_some(0), steps: vec![step], sender_is_the_limit });
     }
     search(budget, |rate, duration| link.step(receiver, rate, duration))
 }
+
+/// A sender that reaches this part of a stated rate follows it.
+const FOLLOWED: f64 = 0.98;
 
 /// The link, and who sends on it.
 struct Link<'scope, 'env> {
