@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `ring` | one interface into blocks of frames, by the kernel's memory-mapped ring |
 //! | `bpf` | settings into the kernel's filter and fanout programs |
+//! | `ebpf` | instructions into programs and maps in the kernel |
 //! | `live` | the rings of several interfaces into one worker's [`Source`] |
 //! | `pnet_channel` | the same where there is no ring, one system call a frame |
 //! | `file` | pcap and pcapng into frames |
@@ -18,6 +19,8 @@
 //! Unsafe code is in `ring`, `send` and `namespace` only.
 
 mod bpf;
+#[expect(dead_code, unused_imports, reason = "the layer comes before its users")]
+mod ebpf;
 pub mod file;
 mod interfaces;
 mod live;
