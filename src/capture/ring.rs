@@ -133,13 +133,7 @@ impl Ring {
             set_option(raw, libc::PACKET_IGNORE_OUTGOING, &1_i32).map_err(failed("cannot ignore outgoing frames"))?;
         }
         if settings.promiscuous {
-            let request = libc::packet_mreq {
-                mr_ifindex: index,
-                mr_type: libc::PACKET_MR_PROMISC as u16,
-                mr_alen: 0,
-                mr_address: [0; 8],
-            };
-            set_option(raw, libc::PACKET_ADD_MEMBERSHIP, &request).map_err(failed("cannot make it promiscuous"))?;
+            make_promiscuous(&ring.socket, index).map_err(failed("cannot make it promiscuous"))?;
         }
         ring.bind().map_err(failed("cannot bind to it"))?;
         Ok(ring)
@@ -372,6 +366,18 @@ pub fn packet_socket() -> Result<OwnedFd, CaptureError> {
     }
 }
 
+/// The interface shows frames addressed to others, too, until the packet socket is closed.
+pub fn make_promiscuous(socket: &OwnedFd, interface_index: c_int) -> io::Result<()> {
+    let request = libc::packet_mreq {
+        mr_ifindex: interface_index,
+        mr_type: libc::PACKET_MR_PROMISC as u16,
+        mr_alen: 0,
+        mr_address: [0; 8],
+    };
+    set_option(socket.as_raw_fd(), libc::PACKET_ADD_MEMBERSHIP, &request)
+}
+
+/// The number of an interface that exists.
 pub fn interface_index(name: &str) -> Option<c_int> {
     let name = CString::new(name).ok()?;
     // SAFETY: a string with its NUL that lives through the call.
@@ -415,7 +421,8 @@ fn set_option<T>(socket: RawFd, name: c_int, value: &T) -> io::Result<()> {
     set_socket_option(socket, libc::SOL_PACKET, name, value)
 }
 
-fn set_socket_option<T>(socket: RawFd, level: c_int, name: c_int, value: &T) -> io::Result<()> {
+/// `setsockopt(2)` with one value; what it points to must outlive the call.
+pub fn set_socket_option<T>(socket: RawFd, level: c_int, name: c_int, value: &T) -> io::Result<()> {
     // SAFETY: pointer and length are those of one value that lives through the call, and so does what it points to
     // (`with_program`).
     check(unsafe { libc::setsockopt(socket, level, name, (&raw const *value).cast(), size_of::<T>() as u32) }).map(drop)
@@ -425,7 +432,8 @@ fn option<T: Plain>(socket: RawFd, name: c_int) -> io::Result<T> {
     socket_option(socket, libc::SOL_PACKET, name)
 }
 
-fn socket_option<T: Plain>(socket: RawFd, level: c_int, name: c_int) -> io::Result<T> {
+/// `getsockopt(2)` of one value; what the kernel leaves out is 0.
+pub fn socket_option<T: Plain>(socket: RawFd, level: c_int, name: c_int) -> io::Result<T> {
     // SAFETY: `Plain` types are valid as zeroes.
     let mut value: T = unsafe { zeroed() };
     let mut length = size_of::<T>() as u32;
@@ -435,12 +443,16 @@ fn socket_option<T: Plain>(socket: RawFd, level: c_int, name: c_int) -> io::Resu
 }
 
 /// Integers, and structs of integers: any octets are a value.
-trait Plain {}
+pub trait Plain {}
 
 impl Plain for c_int {}
 impl Plain for u32 {}
 impl Plain for libc::tpacket_stats_v3 {}
+impl Plain for libc::xdp_mmap_offsets {}
+impl Plain for libc::xdp_statistics {}
+impl Plain for libc::xdp_options {}
 
-fn check(result: c_int) -> io::Result<c_int> {
+/// The system's error, where a call says that there is one.
+pub fn check(result: c_int) -> io::Result<c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

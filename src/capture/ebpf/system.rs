@@ -27,7 +27,7 @@ pub enum MapKind {
     Hash = 1,
     /// Keys are numbers from 0 on.
     Array = 2,
-    /// AF_XDP sockets by queue.
+    /// `AF_XDP` sockets by queue.
     Sockets = 17,
 }
 
@@ -235,12 +235,18 @@ pub struct Program(OwnedFd);
 impl Program {
     /// Loads one. An error is the kernel's; the verifier's last words stand in it where it had any.
     pub fn load(kind: ProgramKind, name: &str, code: &[Instruction]) -> io::Result<Self> {
+        Self::load_with(kind, 0, name, code)
+    }
+
+    /// The same with flags: `BPF_F_*` of `linux/bpf.h`.
+    pub fn load_with(kind: ProgramKind, flags: u32, name: &str, code: &[Instruction]) -> io::Result<Self> {
         let license = c"Apache-2.0";
         let mut attributes = ProgLoad {
             kind: kind as u32,
             instructions: code.len() as u32,
             code: code.as_ptr() as u64,
             license: license.as_ptr() as u64,
+            flags,
             name: self::name(name),
             ..ProgLoad::default()
         };
