@@ -100,7 +100,7 @@ fn wrong_settings_are_named_with_place_text_and_remedy() {
         ("capture = 1", "t.toml:1:11: capture is 1: write a section `[capture]`"),
         (
             "[capture]\nbackend = \"rings\"",
-            "capture.backend is \"rings\": write \"ring\" or \"pnet\"; did you mean \"ring\"?",
+            "capture.backend is \"rings\": write \"ring\", \"xdp\" or \"pnet\"; did you mean \"ring\"?",
         ),
         ("[capture]\ninterfaces = [\"a\", \"a\"]", "name each interface once"),
         ("[capture]\ninterfaces = \"a\"", "capture.interfaces is \"a\": write a list"),

@@ -1,4 +1,4 @@
-//! The kernel's ring, and pnet's channel, on interfaces that the tests make: each test runs in a network namespace of its own.
+//! The kernel's ring, `AF_XDP`, and pnet's channel, on interfaces that the tests make: each test runs in a network namespace of its own.
 //! Needs root, `ip` (iproute2), `unshare` and `nsenter` (util-linux), bash and python3.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
@@ -19,6 +19,8 @@ mod pnet;
 mod spread;
 #[path = "ring/wire.rs"]
 mod wire;
+#[path = "ring/xdp.rs"]
+mod xdp;
 
 use common::{OwnedFrame, assert_nothing_lost, audit, ends, policy};
 use frames::Pair;

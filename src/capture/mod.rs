@@ -7,6 +7,7 @@
 //! | `ebpf` | instructions into programs and maps in the kernel |
 //! | `live` | the rings of several interfaces into one worker's [`Source`] |
 //! | `pnet_channel` | the same where there is no ring, one system call a frame |
+//! | `xdp` | the same by `AF_XDP`: frames straight from the driver, taken away from the host |
 //! | `file` | pcap and pcapng into frames |
 //! | `reel` | frames into frames again and again, from memory |
 //! | `synthetic` | settings into frames, for benches |
@@ -19,7 +20,7 @@
 //! Unsafe code is in `ring`, `send` and `namespace` only.
 
 mod bpf;
-#[expect(dead_code, unused_imports, reason = "the layer comes before its users")]
+#[expect(dead_code, unused_imports, reason = "the kernel's fast path for settled flows uses the rest")]
 mod ebpf;
 pub mod file;
 mod interfaces;
@@ -32,6 +33,7 @@ mod send;
 mod summary;
 pub mod synthetic;
 mod worker;
+mod xdp;
 
 pub use bpf::fanout;
 pub use interfaces::{Interface, default_route, interfaces, obstacle};
@@ -42,6 +44,7 @@ pub use ring::{advise_huge_pages, allowed_cores, pin};
 pub use send::Sender;
 pub use summary::{Summary, Total, TunnelTotal};
 pub use worker::{Command, Outbox, Report, Status, Worker, WorkerError};
+pub use xdp::{XdpSettings, open_xdp};
 
 use std::time::Duration;
 
@@ -131,12 +134,32 @@ pub enum CaptureError {
         "packet sockets are not available: the kernel lacks CONFIG_PACKET, or the service's RestrictAddressFamilies= leaves out AF_PACKET"
     )]
     NoPacketSockets,
+    /// What `AF_XDP` needs.
+    #[error(
+        "capture.backend = \"xdp\" needs the capabilities CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF: run as root, or see the service's file"
+    )]
+    XdpPermission,
+    /// No `AF_XDP`.
+    #[error(
+        "AF_XDP sockets are not available: the kernel lacks CONFIG_XDP_SOCKETS, or the service's RestrictAddressFamilies= leaves out AF_XDP"
+    )]
+    NoXdpSockets,
     /// A setting that the kernel would refuse.
     #[error("{0}")]
     Setting(String),
     /// The ring's memory.
     #[error("interface `{interface}`: no memory for a ring of {octets} octets; set capture.ring_octets lower")]
     Memory {
+        /// Its name.
+        interface: String,
+        /// Asked for.
+        octets: usize,
+    },
+    /// Memory that the kernel must be able to write to at any time.
+    #[error(
+        "interface `{interface}`: the limit on locked memory does not let {octets} octets be shared with the kernel: add the capability CAP_IPC_LOCK, raise LimitMEMLOCK= (`ulimit -l`), or set capture.ring_octets lower"
+    )]
+    LockedMemory {
         /// Its name.
         interface: String,
         /// Asked for.
@@ -162,9 +185,10 @@ pub enum CaptureError {
 pub struct CaptureCounters {
     /// Frames handed to the core.
     pub received: u64,
-    /// Frames that the kernel dropped because the ring was full (`PACKET_STATISTICS`); `None` where nobody counts them.
+    /// Frames that the kernel dropped because the ring was full (`PACKET_STATISTICS`; with `AF_XDP` `XDP_STATISTICS`, frames too
+    /// long for it among them); `None` where nobody counts them.
     pub dropped_kernel: Option<u64>,
-    /// Times that the kernel found every block of the ring full and stopped for a while.
+    /// Times that the kernel found every block of the ring full and stopped for a while; with `AF_XDP`, that it found no chunk.
     pub ring_full: u64,
     /// Frames that the NIC says it missed since the start (`rx_missed_errors` or `rx_fifo_errors` of sysfs). Counted by
     /// the first worker alone, so that the sum over workers is right; and so is the next.

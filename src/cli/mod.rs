@@ -117,7 +117,7 @@ impl From<io::Error> for Failure {
 impl From<DaemonError> for Failure {
     fn from(error: DaemonError) -> Self {
         let code = match &error {
-            DaemonError::Capture(CaptureError::Permission) => PERMISSION,
+            DaemonError::Capture(CaptureError::Permission | CaptureError::XdpPermission) => PERMISSION,
             DaemonError::Capture(
                 CaptureError::NoInterface(_) | CaptureError::HardwareType { .. } | CaptureError::Setting(_),
             )

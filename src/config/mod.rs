@@ -61,6 +61,12 @@ pub struct CaptureConfig {
     pub block_timeout: Duration,
     /// Classic BPF; empty: everything.
     pub filter: Vec<Instruction>,
+    /// With `AF_XDP`: whether frames are copied.
+    pub xdp_mode: XdpMode,
+    /// With `AF_XDP`: interfaces that the host talks over are captured, too, and it loses their frames.
+    pub xdp_takes_frames: bool,
+    /// With `AF_XDP`: the NICs put both directions of a conversation into the same queue.
+    pub xdp_symmetric_rss: bool,
 }
 
 /// What takes the packets.
@@ -68,8 +74,22 @@ pub struct CaptureConfig {
 pub enum Backend {
     /// `AF_PACKET`, `TPACKET_V3`.
     Ring,
+    /// `AF_XDP`: from the driver, taken away from the host.
+    Xdp,
     /// `pnet`'s channel: portable, one system call a packet, one worker.
     Pnet,
+}
+
+/// How frames come from the driver to `AF_XDP`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum XdpMode {
+    /// Without a copy where the driver can, else copied.
+    #[default]
+    Auto,
+    /// Copied by the kernel.
+    Copy,
+    /// Without a copy, or not at all.
+    ZeroCopy,
 }
 
 /// How flows are told apart and ended.
@@ -164,7 +184,7 @@ impl CaptureConfig {
             }
             set(&mut self.interfaces, names);
         }
-        let backends = [("ring", Backend::Ring), ("pnet", Backend::Pnet)];
+        let backends = [("ring", Backend::Ring), ("xdp", Backend::Xdp), ("pnet", Backend::Pnet)];
         set(&mut self.backend, value("backend").and_then(|value| value.choice(&backends)));
         set(&mut self.workers, value("workers").and_then(|value| value.integer("", 0..=256)).map(|n| n as usize));
         if let Some(list) = value("cores") {
@@ -201,6 +221,10 @@ impl CaptureConfig {
         {
             set(&mut self.filter, parse_filter(text).map_err(|error| filter.problem(&error)).ok());
         }
+        let modes = [("auto", XdpMode::Auto), ("copy", XdpMode::Copy), ("zero-copy", XdpMode::ZeroCopy)];
+        set(&mut self.xdp_mode, value("xdp_mode").and_then(|value| value.choice(&modes)));
+        set(&mut self.xdp_takes_frames, value("xdp_takes_frames").and_then(|value| value.boolean()));
+        set(&mut self.xdp_symmetric_rss, value("xdp_symmetric_rss").and_then(|value| value.boolean()));
         section.finish();
     }
 }
@@ -257,6 +281,9 @@ impl Default for CaptureConfig {
             block_octets: 1 << 20,
             block_timeout: Duration::from_millis(50),
             filter: Vec::new(),
+            xdp_mode: XdpMode::Auto,
+            xdp_takes_frames: false,
+            xdp_symmetric_rss: false,
         }
     }
 }

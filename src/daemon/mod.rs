@@ -18,8 +18,8 @@ pub use self::state::clock;
 use self::state::{Notifier, State};
 use crate::audit::Auditor;
 use crate::capture::{
-    CaptureError, Command, LiveSettings, Outbox, Source, Summary, Worker, WorkerError, allowed_cores, default_route,
-    open_pnet, open_rings,
+    CaptureError, Command, LiveSettings, Outbox, Source, Summary, Worker, WorkerError, XdpSettings, allowed_cores,
+    default_route, open_pnet, open_rings, open_xdp,
 };
 use crate::config::{Backend, Config, ConfigError, no_approvals};
 use crate::policy::Policy;
@@ -236,7 +236,7 @@ fn open_sources(config: &Config) -> Result<(Vec<Box<dyn Source>>, Vec<String>), 
         interfaces.push(default_route().ok_or(DaemonError::NoDefaultRoute)?);
     }
     let workers = match (capture.backend, capture.workers) {
-        (Backend::Pnet, 0) => 1,
+        (Backend::Pnet | Backend::Xdp, 0) => 1,
         (Backend::Ring, 0) => allowed_cores().len().max(1),
         (_, workers) => workers,
     };
@@ -252,6 +252,10 @@ fn open_sources(config: &Config) -> Result<(Vec<Box<dyn Source>>, Vec<String>), 
     };
     let sources = match capture.backend {
         Backend::Ring => open_rings(&settings)?,
+        Backend::Xdp => {
+            let (mode, takes_frames) = (capture.xdp_mode, capture.xdp_takes_frames);
+            open_xdp(&settings, XdpSettings { mode, takes_frames, symmetric_rss: capture.xdp_symmetric_rss })?
+        }
         Backend::Pnet => vec![open_pnet(&settings)?],
     };
     Ok((sources, interfaces))

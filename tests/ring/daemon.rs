@@ -11,7 +11,7 @@ use crate::frames::{SERVICE_VLAN, VLAN, back, esp, ethernet, ipv4, tagged, udp};
 use crate::link::{Sender, in_namespace, run, up, veth};
 
 /// `linewarden run` with these settings of `[capture]`, once it captures.
-fn start(capture: &str) -> (Daemon, TempDir) {
+pub fn start(capture: &str) -> (Daemon, TempDir) {
     let folder = folder(&[("approvals.d/none", ""), ("settings.toml", &format!("[capture]\n{capture}\n"))]);
     let mut command = Command::new(LINEWARDEN);
     let arguments = ["run", "--config", "settings.toml", "--approvals", "approvals.d", "--records", "log"];
@@ -22,7 +22,7 @@ fn start(capture: &str) -> (Daemon, TempDir) {
 }
 
 /// SIGTERM; gives the last records and the summary.
-fn stop(daemon: &mut Daemon) -> (Vec<Value>, Value) {
+pub fn stop(daemon: &mut Daemon) -> (Vec<Value>, Value) {
     daemon.signal("TERM");
     assert_eq!(daemon.ends(), 0, "{}", daemon.said.join("\n"));
     (of_kind(daemon.records(), "end"), daemon.summary())

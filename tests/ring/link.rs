@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use ::pnet::datalink::{self, Channel, DataLinkSender};
-use linewarden::capture::{CaptureCounters, CaptureError, LiveSettings, Source, open_pnet, open_rings};
+use linewarden::capture::{
+    CaptureCounters, CaptureError, LiveSettings, Source, XdpSettings, open_pnet, open_rings, open_xdp,
+};
 
 use crate::common::{OwnedFrame, netns};
 
@@ -188,6 +190,10 @@ impl Capture {
 
     pub fn pnet(settings: &LiveSettings) -> Self {
         Self::of(open_pnet(settings).map(|source| vec![source])).unwrap()
+    }
+
+    pub fn xdp(settings: &LiveSettings, xdp: XdpSettings) -> Self {
+        Self::of(open_xdp(settings, xdp)).unwrap()
     }
 
     fn of(sources: Result<Vec<Box<dyn Source>>, CaptureError>) -> Result<Self, CaptureError> {
