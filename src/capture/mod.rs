@@ -17,7 +17,7 @@
 //! | `worker` | a source into records, on a thread of its own |
 //! | `summary` | the workers' counts into one |
 //!
-//! Unsafe code is in `ring`, `send` and `namespace` only.
+//! Unsafe code is in `ring`, `send`, `namespace`, `ebpf::system`, `xdp::socket` and `xdp::offload` only.
 
 mod bpf;
 #[expect(dead_code, unused_imports, reason = "the kernel's fast path for settled flows uses the rest")]

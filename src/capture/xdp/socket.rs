@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::capture::ring::{check, set_socket_option, socket_option};
+use crate::capture::ring::{advise_huge_pages, check, set_socket_option, socket_option};
 
 /// How the memory of a socket is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -335,8 +335,8 @@ unsafe impl Send for Mapping {}
 impl Mapping {
     fn anonymous(octets: usize) -> io::Result<Self> {
         let mapping = Self::new(octets, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)?;
-        // SAFETY: the mapping just made. Fewer and larger pages are only quicker: refused or not, it does as well.
-        unsafe { libc::madvise(mapping.start.as_ptr().cast::<c_void>(), octets, libc::MADV_HUGEPAGE) };
+        let start = mapping.start.as_ptr().addr();
+        advise_huge_pages(start..start + octets);
         Ok(mapping)
     }
 

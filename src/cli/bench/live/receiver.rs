@@ -11,9 +11,9 @@ use clap::ValueEnum;
 
 use super::link::{Host, RECEIVING};
 use crate::audit::Auditor;
-use crate::capture::{self, LiveSettings, Outbox, Source, Worker, open_pnet, open_rings};
+use crate::capture::{self, LiveSettings, Outbox, Source, Worker, XdpSettings, open_pnet, open_rings, open_xdp};
 use crate::cli::bench::measure::now;
-use crate::config::Config;
+use crate::config::{Config, XdpMode};
 use crate::detect::Confidence;
 use crate::policy::Policy;
 
@@ -22,6 +22,8 @@ use crate::policy::Policy;
 pub enum Backend {
     /// `AF_PACKET` with a memory-mapped ring, the daemon's default
     Ring,
+    /// `AF_XDP`, copied
+    Xdp,
     /// pnet's channel, the portable fallback
     Pnet,
 }
@@ -30,6 +32,7 @@ impl Backend {
     fn open(self, settings: &LiveSettings) -> Result<Vec<Box<dyn Source>>, capture::CaptureError> {
         match self {
             Self::Ring => open_rings(settings),
+            Self::Xdp => open_xdp(settings, XdpSettings { mode: XdpMode::Copy, ..XdpSettings::default() }),
             Self::Pnet => open_pnet(settings).map(|source| vec![source]),
         }
     }
@@ -37,6 +40,7 @@ impl Backend {
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Ring => "ring",
+            Self::Xdp => "xdp",
             Self::Pnet => "pnet",
         }
     }
