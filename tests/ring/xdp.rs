@@ -269,7 +269,11 @@ fn queues_are_shared_by_the_workers_and_nothing_is_missed() {
             let busy = capture.frames.iter().filter(|frames| !frames.is_empty()).count();
             assert!(busy == usize::from(workers), "{busy} of {workers} workers received frames");
             let sources = capture.frames.iter().map(|frames| {
-                frames.iter().map(|frame| parse(&frame.borrow()).unwrap().src).collect::<BTreeSet<_>>().len()
+                frames
+                    .iter()
+                    .map(|frame| parse(&frame.borrow()).unwrap().addresses.both()[0])
+                    .collect::<BTreeSet<_>>()
+                    .len()
             });
             assert_eq!(sources.sum::<usize>(), sent.len(), "each frame once");
             capture.finish();
