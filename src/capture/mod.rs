@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `ring` | one interface into blocks of frames, by the kernel's memory-mapped ring; the only unsafe code |
 //! | `bpf` | settings into the kernel's filter and fanout programs |
+//! | `ebpf` | instructions into programs and maps in the kernel |
 //! | `live` | the rings of several interfaces into one worker's [`Source`] |
 //! | `pnet_channel` | the same where there is no ring, one system call a frame |
 //! | `file` | pcap and pcapng into frames |
@@ -14,6 +15,8 @@
 //! | `summary` | the workers' counts into one |
 
 mod bpf;
+#[expect(dead_code, unused_imports, reason = "the layer comes before its users")]
+mod ebpf;
 pub mod file;
 mod interfaces;
 mod live;
