@@ -4,11 +4,13 @@ mod associations;
 mod case;
 mod counters;
 mod describe;
+mod elsewhere;
 mod inside;
 mod inspection;
 mod keys;
 
 pub use counters::{Counters, Ended, InsideCounters, Tally, tunnel_index};
+pub use elsewhere::{Counted, Elsewhere, ElsewhereCounters, Interest, SAMPLE};
 pub use inside::{Decapsulation, Mirror};
 
 use std::sync::Arc;
@@ -82,6 +84,7 @@ pub struct Auditor {
     channels: Channels,
     scratch: Findings,
     checks: Checks,
+    elsewhere: Option<Box<dyn Elsewhere>>,
     /// The latest time seen.
     now: Timestamp,
 }
@@ -107,6 +110,7 @@ impl Auditor {
             channels: Channels::default(),
             scratch: Findings::default(),
             checks: Checks::default(),
+            elsewhere: None,
             now: Timestamp::ZERO,
             settings,
             policy,
@@ -163,6 +167,7 @@ impl Auditor {
         for orphan in self.fragments.drain() {
             self.adopt(&orphan, emit);
         }
+        self.absorb(emit);
         for index in self.table.indices() {
             let Some(flow) = self.table.flow(index) else { continue };
             let over = self.table.deadline(flow) <= self.now;
@@ -177,6 +182,8 @@ impl Auditor {
         for index in self.table.indices() {
             let now = self.now;
             self.judge(index, now, emit);
+            // Keys may be pinned now, or no more.
+            self.settle(index);
         }
     }
 
@@ -319,7 +326,12 @@ impl Auditor {
         if closed {
             self.table.close(index);
         }
-        self.tie(packet, index, emit);
+        if tcp.is_some() {
+            self.tie(index, packet.at, packet.number, is_tls(packet.payload), emit);
+        }
+        if (is_wanted || due || closed) && self.elsewhere.is_some() {
+            self.settle(index);
+        }
         let is_opened = self.table.flow(index).is_some_and(|flow| flow.tenant.marks.has(Marks::OPENED));
         if is_opened && depth < self.settings.decapsulation.depth {
             self.look_inside(packet, index, depth, emit);
@@ -424,6 +436,7 @@ impl Auditor {
         if !is_new {
             self.associate(index, at);
             self.announce(index, Kind::Start, at, None, emit);
+            self.settle(index);
         }
         (index, is_new)
     }
@@ -445,6 +458,9 @@ impl Auditor {
     /// Ends what is over by the latest time seen.
     fn sweep(&mut self, emit: &mut impl FnMut(Record)) {
         while let Some(index) = self.table.expired(self.now) {
+            if self.goes_on(index, emit) {
+                continue;
+            }
             let reason = self.table.flow(index).map_or(EndReason::IdleTimeout, over_reason);
             self.end(index, reason, emit);
         }
@@ -523,6 +539,9 @@ impl Auditor {
 
     /// Takes a flow out of the table and writes its last record.
     fn end(&mut self, index: FlowIndex, reason: EndReason, emit: &mut impl FnMut(Record)) -> Option<Flow<Case>> {
+        if self.table.flow(index)?.tenant.marks.has(Marks::ELSEWHERE) {
+            self.withdraw(index);
+        }
         let flow = self.table.remove(index)?;
         self.forget(&flow);
         let (packets, octets) = (flow.packets.iter().sum(), flow.octets.iter().sum());

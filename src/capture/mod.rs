@@ -2,12 +2,13 @@
 //!
 //! | file | turns |
 //! |---|---|
-//! | `ring` | one interface into blocks of frames, by the kernel's memory-mapped ring; the only unsafe code |
+//! | `ring` | one interface into blocks of frames, by the kernel's memory-mapped ring; unsafe |
 //! | `bpf` | settings into the kernel's filter and fanout programs |
-//! | `ebpf` | instructions into programs and maps in the kernel |
+//! | `ebpf` | instructions into programs and maps in the kernel; unsafe in `system` |
 //! | `live` | the rings of several interfaces into one worker's [`Source`] |
 //! | `pnet_channel` | the same where there is no ring, one system call a frame |
 //! | `file` | pcap and pcapng into frames |
+//! | `settled` | settled flows into counts made in the kernel |
 //! | `reel` | frames into frames again and again, from memory |
 //! | `synthetic` | settings into frames, for benches |
 //! | `interfaces` | the system into a list of what can be captured |
@@ -15,7 +16,7 @@
 //! | `summary` | the workers' counts into one |
 
 mod bpf;
-#[expect(dead_code, unused_imports, reason = "the layer comes before its users")]
+#[expect(dead_code, unused_imports, reason = "AF_XDP uses the rest")]
 mod ebpf;
 pub mod file;
 mod interfaces;
@@ -23,6 +24,7 @@ mod live;
 mod pnet_channel;
 pub mod reel;
 mod ring;
+mod settled;
 mod summary;
 pub mod synthetic;
 mod worker;
@@ -37,6 +39,7 @@ pub use worker::{Command, Outbox, Report, Status, Worker, WorkerError};
 
 use std::time::Duration;
 
+use crate::audit::Elsewhere;
 use crate::config::Instruction;
 use crate::wire::{Frame, LinkType};
 
@@ -62,6 +65,17 @@ pub struct LiveSettings {
     pub block_timeout: Duration,
     /// From `config::parse_filter`; empty: everything.
     pub filter: Vec<Instruction>,
+    /// Whether packets of settled flows are counted in the kernel; not with a filter.
+    pub fast_path: Option<FastPath>,
+}
+
+/// How packets of settled flows are counted in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FastPath {
+    /// Flows per worker at once.
+    pub flows: u32,
+    /// VLAN identifiers tell flows apart, as in the core's own settings.
+    pub vlan_in_key: bool,
 }
 
 /// What the first octet of an interface's frames belongs to.
@@ -191,4 +205,9 @@ pub trait Source: Send {
 
     /// Counts since the start.
     fn counters(&mut self) -> CaptureCounters;
+
+    /// Who counts packets of settled flows before they come here; asked once. None: all of them come.
+    fn elsewhere(&mut self) -> Option<Box<dyn Elsewhere>> {
+        None
+    }
 }

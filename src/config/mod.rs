@@ -61,6 +61,8 @@ pub struct CaptureConfig {
     pub block_timeout: Duration,
     /// Classic BPF; empty: everything.
     pub filter: Vec<Instruction>,
+    /// Settled flows whose packets are counted in the kernel, per worker; 0: none.
+    pub kernel_flows: u32,
 }
 
 /// What takes the packets.
@@ -201,6 +203,8 @@ impl CaptureConfig {
         {
             set(&mut self.filter, parse_filter(text).map_err(|error| filter.problem(&error)).ok());
         }
+        let flows = value("kernel_flows").and_then(|value| value.integer(" of flows", 0..=4 << 20));
+        set(&mut self.kernel_flows, flows.map(|flows| flows as u32));
         section.finish();
     }
 }
@@ -257,6 +261,7 @@ impl Default for CaptureConfig {
             block_octets: 1 << 20,
             block_timeout: Duration::from_millis(50),
             filter: Vec::new(),
+            kernel_flows: 65_536,
         }
     }
 }

@@ -169,6 +169,7 @@ pub fn settings(interfaces: &[&str], workers: u16) -> LiveSettings {
         block_octets: 64 << 10,
         block_timeout: Duration::from_millis(10),
         filter: Vec::new(),
+        fast_path: None,
     }
 }
 

@@ -9,6 +9,7 @@ use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use super::Instruction;
 
@@ -27,7 +28,7 @@ pub enum MapKind {
     Hash = 1,
     /// Keys are numbers from 0 on.
     Array = 2,
-    /// AF_XDP sockets by queue.
+    /// `AF_XDP` sockets by queue.
     Sockets = 17,
 }
 
@@ -235,6 +236,10 @@ pub struct Program(OwnedFd);
 impl Program {
     /// Loads one. An error is the kernel's; the verifier's last words stand in it where it had any.
     pub fn load(kind: ProgramKind, name: &str, code: &[Instruction]) -> io::Result<Self> {
+        if cfg!(target_endian = "big") {
+            // Instructions would have their registers the other way round.
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         let license = c"Apache-2.0";
         let mut attributes = ProgLoad {
             kind: kind as u32,
@@ -286,6 +291,14 @@ impl AsFd for Program {
 /// A program on an interface: gone with this value, or with the process.
 #[derive(Debug)]
 pub struct Link(#[expect(dead_code, reason = "held open")] OwnedFd);
+
+/// Time since the start of the system, as [`helper::KTIME_NS`](super::helper::KTIME_NS) tells it.
+pub fn uptime() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a `timespec` that lives through the call. This clock is always there.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    Duration::new(time.tv_sec.cast_unsigned(), u32::try_from(time.tv_nsec).unwrap_or_default())
+}
 
 fn name(text: &str) -> [u8; 16] {
     let mut name = [0; 16];
