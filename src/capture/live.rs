@@ -68,14 +68,14 @@ fn fast_paths(settings: &LiveSettings) -> Vec<(SettledFlows, Arc<Filters>)> {
             info!(flows = fast_path.flows, "packets of settled flows are counted in the kernel");
             each
         }
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+            info!(
+                "settled flows are not counted in the kernel, every packet comes up: that takes the capability CAP_BPF, and bpf(2) in a service's SystemCallFilter= ({error})"
+            );
+            Vec::new()
+        }
         Err(error) => {
-            let advice = match error.raw_os_error() {
-                Some(libc::EPERM | libc::EACCES) => {
-                    " (that takes the capability CAP_BPF, and bpf(2) in a service's SystemCallFilter=)"
-                }
-                _ => "",
-            };
-            info!("settled flows are not counted in the kernel, every packet comes up: {error}{advice}");
+            warn!(%error, "settled flows are not counted in the kernel, which refuses: every packet comes up");
             Vec::new()
         }
     }
