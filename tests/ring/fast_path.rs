@@ -639,3 +639,100 @@ fn flows_without_link_headers_are_counted_too() {
         assert!(report.counters.elsewhere.packets > sent / 2, "{:?}", report.counters.elsewhere);
     });
 }
+
+/// Processor time of a thread of this process, nanoseconds (the kernel's `Documentation/scheduler/sched-stats.rst`).
+fn processor_time(thread: &str) -> u64 {
+    for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
+        let read = |file: &str| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
+        if read("comm").trim() == thread {
+            return read("schedstat").split(' ').next().unwrap().parse().unwrap();
+        }
+    }
+    panic!("no thread {thread}")
+}
+
+/// What a packet of a settled flow costs, with and without the fast path: frames are sent and received by one thread, for
+/// the cable's other end is served on the way out of the call that sends; the worker is another. Both are counted by their
+/// processor time, so that other work on the machine adds little. What sending costs where nobody listens is taken off.
+///
+/// `cargo test --release --test ring -- --ignored what_a_packet --nocapture`
+#[test]
+#[ignore = "measures, and asserts nothing"]
+fn what_a_packet_of_a_settled_flow_costs() {
+    const FLOWS: u64 = 1000;
+    const PACKETS: u64 = 200_000;
+    const ROUNDS: usize = 7;
+    print!(
+        "{}",
+        in_namespace(|| {
+            veth("far", "near");
+            let mut far = Sender::on("far");
+            let frame = |number: u64, v6: bool, is_tcp: bool, len| {
+                let flow = number % FLOWS;
+                let pair = if v6 { ipv6(flow as u8 | 1) } else { ipv4(flow as u8 | 1) };
+                let (pair, ports) = match number / FLOWS % 2 {
+                    0 => (pair, [flow as u16, 9]),
+                    _ => (back(pair), [9, flow as u16]),
+                };
+                let payload = [&[23, 3, 3, 1, 0], &noise(flow, len)[..]].concat();
+                ethernet(&if is_tcp { segment(pair, ports, ACK, &payload) } else { udp(pair, ports, &payload[5..]) })
+            };
+            let audit = || AuditSettings { interfaces: vec!["near".into()], ..common::settings() };
+            println!();
+            for (name, v6, is_tcp, len) in [
+                ("UDP over IPv4, 100 octets", false, false, 100),
+                ("UDP over IPv6, 1200 octets", true, false, 1200),
+                ("TLS over IPv4, 1200 octets", false, true, 1200),
+            ] {
+                let frames: Vec<_> = (0..2 * FLOWS).map(|number| frame(number, v6, is_tcp, len)).collect();
+                // Per packet: by the sending thread, by the worker.
+                let mut best = [[f64::MAX; 2]; 3];
+                for _ in 0..ROUNDS {
+                    for (live, best) in [
+                        None,
+                        Some(LiveSettings { ring_octets: 256 << 20, block_octets: 1 << 20, ..settings(&["near"], 1) }),
+                        Some(LiveSettings {
+                            ring_octets: 256 << 20,
+                            block_octets: 1 << 20,
+                            ..with_fast_path(&["near"], 1, 4096)
+                        }),
+                    ]
+                    .into_iter()
+                    .zip(&mut best)
+                    {
+                        let watch = live.map(|live| Watch::start(&live, audit()));
+                        let warm: u64 = 50 * 2 * FLOWS;
+                        (0..warm).for_each(|at| far.send(&frames[(at % (2 * FLOWS)) as usize]));
+                        if let Some(watch) = &watch {
+                            watch.until_counted(warm);
+                        }
+                        let me = std::fs::read_to_string("/proc/thread-self/comm").unwrap();
+                        let look = || {
+                            let worker = if watch.is_some() { processor_time("worker-0") } else { 0 };
+                            [processor_time(me.trim()), worker]
+                        };
+                        let before = look();
+                        (0..PACKETS).for_each(|at| far.send(&frames[(at % (2 * FLOWS)) as usize]));
+                        if let Some(watch) = &watch {
+                            watch.until_counted(warm + PACKETS);
+                        }
+                        let after = look();
+                        for (best, (after, before)) in best.iter_mut().zip(after.into_iter().zip(before)) {
+                            *best = best.min((after - before) as f64 / PACKETS as f64);
+                        }
+                        if let Some(watch) = watch {
+                            watch.stop();
+                        }
+                    }
+                }
+                let [[alone, _], slow, fast] = best;
+                let net = |[sender, worker]: [f64; 2]| [sender - alone, worker, sender - alone + worker];
+                let ([slow, slow_worker, slow_all], [fast, fast_worker, fast_all]) = (net(slow), net(fast));
+                println!(
+                    "{name}: without {slow:.0} ns in the kernel + {slow_worker:.0} in the worker, with {fast:.0} + {fast_worker:.0}: {:.0}% (nobody listens: {alone:.0} ns)",
+                    100.0 * fast_all / slow_all
+                );
+            }
+        })
+    );
+}
