@@ -72,6 +72,8 @@ pub enum Operation {
     Add = 0x00,
     /// Takes away.
     Sub = 0x10,
+    /// Times.
+    Mul = 0x20,
     /// Either bit.
     Or = 0x40,
     /// Both bits.
@@ -173,6 +175,12 @@ impl Assembler {
     /// `to = from`.
     pub fn copy(&mut self, to: Register, from: impl Into<Operand>) {
         self.operate(Operation::Mov, to, from);
+    }
+
+    /// `to = number`.
+    pub fn set(&mut self, to: Register, number: u64) {
+        self.code.push(Instruction { code: LOAD_64_BITS, registers: to as u8, offset: 0, number: number as i32 });
+        self.code.push(Instruction { number: (number >> 32) as i32, ..Instruction::default() });
     }
 
     /// Turns the lower 16, 32 or 64 bits from the network's order to the machine's, or back; those above become 0.

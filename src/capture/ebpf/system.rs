@@ -210,6 +210,20 @@ pub struct Memory {
 unsafe impl Send for Memory {}
 
 impl Memory {
+    /// Memory that is no map's, zeroes.
+    #[cfg(test)]
+    pub fn anonymous(words: usize) -> io::Result<Self> {
+        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        let octets = words * size_of::<u64>();
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let memory = unsafe { libc::mmap(std::ptr::null_mut(), octets, protection, flags, -1, 0) };
+        if memory == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let words_at = NonNull::new(memory.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok(Self { words_at, words })
+    }
+
     /// One word.
     #[must_use]
     pub const fn word(&self, at: usize) -> Option<&AtomicU64> {

@@ -10,36 +10,39 @@
 //! | R6 | the packet (`struct __sk_buff`) |
 //! | R7 | offset of the IP header, then that of the payload |
 //! | R8 | octets on the wire, with the tag that the kernel took out |
-//! | R9 | VLANs, then the sender |
+//! | R9 | VLANs and protocol, then the flow's entry |
 //!
 //! | below the stack's end | octets | holds |
 //! |---|---|---|
-//! | 40 | 40 | the key |
-//! | 48 | 8 | the slot's address |
-//! | 52 | 4 | the slot's number |
+//! | 40 | 40 | the key, its endpoints in order |
+//! | 44 | 4 | where in the table to look |
+//! | 48 | 4 | entries behind it that are worth a look |
+//! | 52 | 4 | 0 from the lower endpoint, 1 from the higher |
 //! | 56 | 4 | octets of payload |
 //! | 60 | 4 | the first octets of payload, UDP |
+//! | 64 | 4 | source and destination port |
 //! | 112 | 48 | octets of payload |
 //! | 192 | 60 | the IP header and what follows; before it the Ethernet header |
 
-use super::{BURST, KEYS, PERIOD, SETTLED, TLS, V6, word};
+use super::{BURST, KEYS, MULTIPLIER, PERIOD, PROBES, SETTLED, TLS, V6, word};
 use crate::capture::LinkLayer;
 use crate::capture::ebpf::{Assembler, Compare, Instruction, Label, Map, Operation, Register, Size, helper};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use Compare::{Above, AnyBit, AtMost, Below, Equal, NotEqual};
-use Register::{R0, R1, R2, R3, R4, R6, R7, R8, R9, R10};
+use Register::{R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10};
 use Size::{Double, Half, Octet, Word};
 
 const KEY: i16 = -40;
-const KEY_DST: i16 = KEY + 16;
 const KEY_PORTS: i16 = KEY + 32;
 const KEY_REST: i16 = KEY + 36;
-const SLOT: i16 = -48;
-const SLOT_NUMBER: i16 = -52;
+const PLACE: i16 = -44;
+const REACH: i16 = -48;
+const HIGHER: i16 = -52;
 const LENGTH: i16 = -56;
 const HEAD: i16 = -60;
+const PORTS: i16 = -64;
 const PAYLOAD: i16 = -112;
 const IP: i16 = -192;
 const ETHERNET: i16 = IP - ETHERNET_OCTETS;
@@ -69,37 +72,47 @@ fn network(number: u16) -> i32 {
     i32::from(number.to_be())
 }
 
-/// The filter for one kind of link. `vlan_in_key`: VLANs tell flows apart; `open_for`: how long all of a flow goes up behind
-/// what may open a tunnel.
-pub fn program(
-    link: LinkLayer,
-    vlan_in_key: bool,
-    snap_length: u32,
-    open_for: Duration,
-    settled: &Map,
-    slots: &Map,
-) -> Option<Vec<Instruction>> {
+/// What a filter is made for.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan<'a> {
+    pub link: LinkLayer,
+    /// VLANs tell flows apart.
+    pub vlan_in_key: bool,
+    /// Octets of a packet that go up.
+    pub snap_length: u32,
+    /// How long all of a flow goes up behind what may open a tunnel.
+    pub open_for: Duration,
+    /// Where the hash begins.
+    pub seed: u64,
+    /// The table, and its entries: a power of two.
+    pub table: &'a Map,
+    pub entries: u32,
+}
+
+/// The filter.
+pub fn program(plan: &Plan<'_>) -> Option<Vec<Instruction>> {
     let mut code = Assembler::default();
     let [up, ipv4, ipv6, find] = std::array::from_fn(|_| code.label());
-    let mut filter = Filter { code, vlan_in_key, up, ipv4, ipv6, find };
+    let mut filter = Filter { code, plan, up, ipv4, ipv6, find };
     filter.start();
-    match link {
+    match plan.link {
         LinkLayer::Ethernet => filter.ethernet(),
         LinkLayer::RawIp => filter.raw_ip(),
     }
     filter.ipv4();
     filter.ipv6();
-    filter.look_up(settled, slots, open_for);
+    filter.find();
+    filter.look();
     let Filter { mut code, .. } = filter;
     code.here(up);
-    code.copy(R0, i32::try_from(snap_length).unwrap_or(i32::MAX));
+    code.copy(R0, i32::try_from(plan.snap_length).unwrap_or(i32::MAX));
     code.exit();
     code.finish()
 }
 
-struct Filter {
+struct Filter<'a> {
     code: Assembler,
-    vlan_in_key: bool,
+    plan: &'a Plan<'a>,
     /// To whoever reads the ring.
     up: Label,
     ipv4: Label,
@@ -107,16 +120,15 @@ struct Filter {
     find: Label,
 }
 
-impl Filter {
+impl Filter<'_> {
     fn start(&mut self) {
         let code = &mut self.code;
         code.copy(R6, R1);
         code.load(Word, R8, R6, SKB_LEN);
         code.copy(R9, 0);
-        // The key, and what not every path below writes: the kernel takes no program that may read what was not.
-        for at in (HEAD - 4..0).step_by(8) {
-            code.store(Double, R10, at, 0);
-        }
+        // What not every path below writes: the kernel takes no program that may read what was not.
+        code.store(Double, R10, PORTS, 0);
+        code.store(Word, R10, LENGTH, 0);
     }
 
     fn raw_ip(&mut self) {
@@ -188,7 +200,7 @@ impl Filter {
 
     /// From the tag in R1.
     fn add_vlan(&mut self, shift: i32) {
-        if self.vlan_in_key {
+        if self.plan.vlan_in_key {
             self.code.operate(Operation::And, R1, 0x0fff);
             self.code.operate(Operation::ShiftLeft, R1, shift);
             self.code.operate(Operation::Or, R9, R1);
@@ -212,12 +224,10 @@ impl Filter {
         code.when(R4, Above, R3, up);
         code.operate(Operation::Sub, R4, 20);
         code.operate(Operation::Add, R7, 20);
-        code.load(Word, R1, R10, IP + 12);
-        code.store(Word, R10, KEY, R1);
-        code.load(Word, R1, R10, IP + 16);
-        code.store(Word, R10, KEY_DST, R1);
         code.load(Octet, R1, R10, IP + 9);
         self.transport(IP + 20, 0);
+        self.order_ipv4();
+        self.hash(&[0, 32]);
     }
 
     /// RFC 8200 3, as the core reads it.
@@ -236,17 +246,13 @@ impl Filter {
         code.operate(Operation::Sub, R3, R7);
         code.when(R4, Above, R3, up);
         code.when(R4, Below, TRANSPORT_OCTETS, up);
-        for half in [0, 8] {
-            code.load(Double, R1, R10, IP + 8 + half);
-            code.store(Double, R10, KEY + half, R1);
-            code.load(Double, R1, R10, IP + 24 + half);
-            code.store(Double, R10, KEY_DST + half, R1);
-        }
         code.store(Word, R10, LENGTH, R4);
         self.load_octets(R7, IP + IP_OCTETS, TRANSPORT_OCTETS);
         self.code.load(Word, R4, R10, LENGTH);
         self.code.load(Octet, R1, R10, IP + 6);
         self.transport(IP + IP_OCTETS, V6);
+        self.order_ipv6();
+        self.hash(&[0, 8, 16, 24, 32]);
     }
 
     /// R1: protocol, R4: octets behind the IP header, R7: where they are; `at`: where they are on the stack.
@@ -293,53 +299,180 @@ impl Filter {
 
         code.here(ports);
         code.load(Word, R1, R10, at);
-        code.store(Word, R10, KEY_PORTS, R1);
+        code.store(Word, R10, PORTS, R1);
         code.here(rest);
         code.store(Word, R10, KEY_REST, R9);
-        code.jump(self.find);
     }
 
-    /// Counts what belongs to a settled flow and is of no interest.
-    fn look_up(&mut self, settled: &Map, slots: &Map, open_for: Duration) {
-        let (code, up) = (&mut self.code, self.up);
-        let [unsampled, udp, tcp, count, high, done] = std::array::from_fn(|_| code.label());
+    /// Lower endpoint first, as the core has it: by address, then by port.
+    fn order_ipv4(&mut self) {
+        let code = &mut self.code;
+        let [low, high, ordered] = std::array::from_fn(|_| code.label());
+        code.load(Word, R1, R10, IP + 12);
+        code.load(Word, R2, R10, IP + 16);
+        code.copy(R3, R1);
+        code.swap(R3, 32);
+        code.copy(R4, R2);
+        code.swap(R4, 32);
+        code.when(R3, Below, R4, low);
+        code.when(R3, Above, R4, high);
+        self.by_port(low);
+        let code = &mut self.code;
+        code.here(high);
+        code.store(Word, R10, KEY, R2);
+        code.store(Word, R10, KEY + 4, R1);
+        self.swap_ports();
+        let code = &mut self.code;
+        code.jump(ordered);
+        code.here(low);
+        code.store(Word, R10, KEY, R1);
+        code.store(Word, R10, KEY + 4, R2);
+        self.keep_ports();
+        let code = &mut self.code;
+        code.here(ordered);
+        for at in [8, 16, 24] {
+            code.store(Double, R10, KEY + at, 0);
+        }
+    }
+
+    fn order_ipv6(&mut self) {
+        let code = &mut self.code;
+        let [low, high, ordered] = std::array::from_fn(|_| code.label());
+        for at in [0, 8] {
+            code.load(Double, R1, R10, IP + 8 + at);
+            code.load(Double, R2, R10, IP + 24 + at);
+            code.swap(R1, 64);
+            code.swap(R2, 64);
+            code.when(R1, Below, R2, low);
+            code.when(R1, Above, R2, high);
+        }
+        self.by_port(low);
+        for (label, one, other) in [(high, 24, 8), (low, 8, 24)] {
+            let code = &mut self.code;
+            code.here(label);
+            for at in [0, 8] {
+                code.load(Double, R1, R10, IP + one + at);
+                code.store(Double, R10, KEY + at, R1);
+                code.load(Double, R1, R10, IP + other + at);
+                code.store(Double, R10, KEY + 16 + at, R1);
+            }
+            if label == high {
+                self.swap_ports();
+                self.code.jump(ordered);
+            } else {
+                self.keep_ports();
+            }
+        }
+        self.code.here(ordered);
+    }
+
+    /// Both addresses are the same.
+    fn by_port(&mut self, low: Label) {
+        let code = &mut self.code;
+        for (register, at) in [(R3, PORTS), (R4, PORTS + 2)] {
+            code.load(Half, register, R10, at);
+            code.swap(register, 16);
+        }
+        code.when(R3, AtMost, R4, low);
+    }
+
+    fn keep_ports(&mut self) {
+        self.code.load(Word, R1, R10, PORTS);
+        self.code.store(Word, R10, KEY_PORTS, R1);
+        self.code.store(Word, R10, HIGHER, 0);
+    }
+
+    fn swap_ports(&mut self) {
+        for (from, to) in [(0, 2), (2, 0)] {
+            self.code.load(Half, R1, R10, PORTS + from);
+            self.code.store(Half, R10, KEY_PORTS + to, R1);
+        }
+        self.code.store(Word, R10, HIGHER, 1);
+    }
+
+    /// R3: [`super::hash`] of those words of the key; the others are zero.
+    fn hash(&mut self, words: &[i16]) {
+        let (seed, find) = (self.plan.seed, self.find);
+        let code = &mut self.code;
+        code.set(R3, seed);
+        code.set(R2, MULTIPLIER);
+        for at in words {
+            code.load(Double, R1, R10, KEY + at);
+            code.operate(Operation::Xor, R3, R1);
+            code.operate(Operation::Mul, R3, R2);
+            code.copy(R1, R3);
+            code.operate(Operation::ShiftRight, R1, 32);
+            code.operate(Operation::Xor, R3, R1);
+        }
+        code.jump(find);
+    }
+
+    /// R9: the entry of the packet's flow; what has none goes up.
+    fn find(&mut self) {
+        let (up, table, mask) = (self.up, self.plan.table, self.plan.entries - 1);
+        let code = &mut self.code;
+        let found = code.label();
         code.here(self.find);
-        code.load_map(R1, settled.as_fd());
-        code.copy(R2, R10);
-        code.operate(Operation::Add, R2, i32::from(KEY));
-        code.call(helper::MAP_LOOKUP);
-        code.when(R0, Equal, 0, up);
-        code.load(Word, R9, R0, 0);
-        code.copy(R1, R9);
-        code.operate(Operation::ShiftRight, R1, 1);
-        code.store(Word, R10, SLOT_NUMBER, R1);
-        code.load_map(R1, slots.as_fd());
-        code.copy(R2, R10);
-        code.operate(Operation::Add, R2, i32::from(SLOT_NUMBER));
-        code.call(helper::MAP_LOOKUP);
-        code.when(R0, Equal, 0, up);
-        code.store(Double, R10, SLOT, R0);
-        code.load(Double, R1, R0, word::FLAGS);
+        code.copy(R1, R3);
+        code.operate(Operation::And, R1, mask.cast_signed());
+        code.store(Word, R10, PLACE, R1);
+        for probe in 0..PROBES {
+            let next = code.label();
+            code.load_map(R1, table.as_fd());
+            code.copy(R2, R10);
+            code.operate(Operation::Add, R2, i32::from(PLACE));
+            // An array's look-up is written out by the kernel: no call.
+            code.call(helper::MAP_LOOKUP);
+            code.when(R0, Equal, 0, up);
+            if probe == 0 {
+                code.load(Double, R5, R0, word::FLAGS);
+                code.operate(Operation::ShiftRight, R5, 32);
+                code.store(Word, R10, REACH, R5);
+            }
+            for at in [32, 0, 8, 16, 24] {
+                code.load(Double, R1, R0, at);
+                code.load(Double, R2, R10, KEY + at);
+                code.when(R1, NotEqual, R2, next);
+            }
+            code.jump(found);
+            code.here(next);
+            if probe + 1 < PROBES {
+                code.load(Word, R1, R10, REACH);
+                code.when(R1, AtMost, probe.cast_signed(), up);
+                code.load(Word, R1, R10, PLACE);
+                code.operate(Operation::Add, R1, 1);
+                code.operate(Operation::And, R1, mask.cast_signed());
+                code.store(Word, R10, PLACE, R1);
+            }
+        }
+        code.jump(up);
+        code.here(found);
+        code.copy(R9, R0);
+    }
+
+    /// Counts what is of no interest.
+    fn look(&mut self) {
+        let (up, open_for) = (self.up, self.plan.open_for);
+        let code = &mut self.code;
+        let [unsampled, udp, tcp, count, high, done, shut] = std::array::from_fn(|_| code.label());
+        code.load(Word, R1, R9, word::FLAGS);
         code.when(R1, AnyBit, SETTLED, unsampled);
         // What may open a tunnel was here: the answer goes up, too, for the worker may not have read the question yet.
-        let shut = code.label();
-        code.load(Double, R2, R0, word::OPENED);
+        code.load(Double, R2, R9, word::OPENED);
         code.when(R2, Equal, 0, shut);
         code.call(helper::KTIME_NS);
-        code.load(Double, R1, R10, SLOT);
-        code.load(Double, R2, R1, word::OPENED);
+        code.load(Double, R2, R9, word::OPENED);
         code.operate(Operation::Sub, R0, R2);
         code.operate(Operation::ShiftRight, R0, OPEN_UNIT);
         code.when(R0, Below, i32::try_from(open_for.as_nanos() >> OPEN_UNIT).unwrap_or(i32::MAX), up);
-        code.store(Double, R1, word::OPENED, 0);
-        code.copy(R0, R1);
-        code.load(Double, R1, R0, word::FLAGS);
+        code.store(Double, R9, word::OPENED, 0);
+        code.load(Word, R1, R9, word::FLAGS);
         code.here(shut);
         // Two processors may take the same number: one sample more or less.
-        code.load(Double, R2, R0, word::NUMBER);
+        code.load(Double, R2, R9, word::NUMBER);
         code.copy(R3, R2);
         code.operate(Operation::Add, R3, 1);
-        code.store(Double, R0, word::NUMBER, R3);
+        code.store(Double, R9, word::NUMBER, R3);
         code.operate(Operation::And, R2, PERIOD - 1);
         code.when(R2, Below, BURST, up);
         code.here(unsampled);
@@ -357,17 +490,16 @@ impl Filter {
         let code = &mut self.code;
         code.here(count);
         code.call(helper::KTIME_NS);
-        code.load(Double, R1, R10, SLOT);
-        code.store(Double, R1, word::LAST, R0);
+        code.store(Double, R9, word::LAST, R0);
         code.copy(R2, 1);
-        code.operate(Operation::And, R9, 1);
-        code.when(R9, NotEqual, 0, high);
-        code.add_atomically(Double, R1, word::PACKETS, R2);
-        code.add_atomically(Double, R1, word::OCTETS, R8);
+        code.load(Word, R1, R10, HIGHER);
+        code.when(R1, NotEqual, 0, high);
+        code.add_atomically(Double, R9, word::PACKETS, R2);
+        code.add_atomically(Double, R9, word::OCTETS, R8);
         code.jump(done);
         code.here(high);
-        code.add_atomically(Double, R1, word::PACKETS + 8, R2);
-        code.add_atomically(Double, R1, word::OCTETS + 8, R8);
+        code.add_atomically(Double, R9, word::PACKETS + 8, R2);
+        code.add_atomically(Double, R9, word::OCTETS + 8, R8);
         code.here(done);
         code.copy(R0, 0);
         code.exit();
@@ -441,8 +573,7 @@ impl Filter {
         }
         code.here(opens);
         code.call(helper::KTIME_NS);
-        code.load(Double, R1, R10, SLOT);
-        code.store(Double, R1, word::OPENED, R0);
+        code.store(Double, R9, word::OPENED, R0);
         code.jump(up);
     }
 
@@ -457,8 +588,7 @@ impl Filter {
         self.code.when(R2, Below, 3, count);
         self.load_octets(R7, PAYLOAD, 3);
         let code = &mut self.code;
-        code.load(Double, R1, R10, SLOT);
-        code.load(Double, R1, R1, word::FLAGS);
+        code.load(Word, R1, R9, word::FLAGS);
         code.load(Octet, R2, R10, PAYLOAD + 2);
         code.when(R1, AnyBit, KEYS, keyed);
         let unkeyed = code.label();
