@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use linewarden::audit::{AuditSettings, Auditor, Counted, Elsewhere, Interest, SAMPLE};
 use linewarden::capture::{self, FastPath, LiveSettings, Outbox, Report, Source, Worker, open_rings};
@@ -339,7 +340,7 @@ impl Filter {
         let mut known = 0;
         until(&format!("{packets} packets"), || {
             let frames = &mut self.frames;
-            let patience = std::time::Duration::from_millis(1);
+            let patience = Duration::from_millis(1);
             self.source.poll(patience, &mut |batch| frames.extend(batch.iter().map(OwnedFrame::from))).unwrap();
             self.elsewhere.read(&mut |more| {
                 known += more.packets.iter().sum::<u64>();
@@ -675,12 +676,12 @@ fn processor_time(thread: &str) -> u64 {
 /// the cable's other end is served on the way out of the call that sends; the worker is another. Both are counted by their
 /// processor time, so that other work on the machine adds little. What sending costs where nobody listens is taken off.
 ///
-/// `cargo test --release --test ring -- --ignored what_a_packet --nocapture`
+/// `cargo test --test ring -- --ignored what_a_packet --nocapture`
 #[test]
 #[ignore = "measures, and asserts nothing"]
 fn what_a_packet_of_a_settled_flow_costs() {
     const FLOWS: u64 = 1000;
-    const PACKETS: u64 = 200_000;
+    const PACKETS: u32 = 200_000;
     const ROUNDS: usize = 7;
     print!(
         "{}",
@@ -732,13 +733,14 @@ fn what_a_packet_of_a_settled_flow_costs() {
                             [processor_time(me.trim()), worker]
                         };
                         let before = look();
-                        (0..PACKETS).for_each(|at| far.send(&frames[(at % (2 * FLOWS)) as usize]));
+                        (0..PACKETS).for_each(|at| far.send(&frames[at as usize % frames.len()]));
                         if let Some(watch) = &watch {
-                            watch.until_counted(warm + PACKETS);
+                            watch.until_counted(warm + u64::from(PACKETS));
                         }
                         let after = look();
                         for (best, (after, before)) in best.iter_mut().zip(after.into_iter().zip(before)) {
-                            *best = best.min((after - before) as f64 / PACKETS as f64);
+                            *best =
+                                best.min(Duration::from_nanos(after - before).as_secs_f64() * 1e9 / f64::from(PACKETS));
                         }
                         if let Some(watch) = watch {
                             watch.stop();

@@ -17,6 +17,8 @@ pub mod helper {
     pub const MAP_LOOKUP: i32 = 1;
     /// R0: nanoseconds since the start of the system, as `CLOCK_MONOTONIC` says.
     pub const KTIME_NS: i32 = 5;
+    /// The same as of the latest tick of the kernel's clock, for an eighth of the time (Linux 5.11).
+    pub const KTIME_COARSE_NS: i32 = 160;
     /// R1: packet, R2: offset from its first octet, R3: where to, on the stack, R4: octets. R0: 0, or an error.
     pub const SKB_LOAD: i32 = 26;
     /// R1: map, R2: key, R3: what to return where it has none. R0: what to return.

@@ -115,7 +115,7 @@ pub fn settled_flows(
     block_timeout: Duration,
 ) -> io::Result<(SettledFlows, Arc<Filters>)> {
     let FastPath { flows, vlan_in_key } = settings;
-    // Half full, one in five hundred flows finds no place.
+    // Half full, one in two hundred flows finds no place.
     let entries = flows.saturating_mul(2).clamp(PROBES, 1 << 30).next_power_of_two();
     let map = Map::shared_array("linewarden", ENTRY_OCTETS, entries)?;
     let table = Table::new(map.memory()?, entries);

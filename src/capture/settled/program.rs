@@ -21,16 +21,17 @@
 //! | 56 | 4 | octets of payload |
 //! | 60 | 4 | the first octets of payload, UDP |
 //! | 64 | 4 | source and destination port |
-//! | 112 | 48 | octets of payload |
-//! | 192 | 60 | the IP header and what follows; before it the Ethernet header |
+//! | 68 | 4 | 1: so much of the packet was loaded that nothing else must be |
+//! | 120 | 48 | octets of payload, where they were loaded apart |
+//! | 216 | 96 | the IP header and what follows; before it the Ethernet header |
 
 use super::{BURST, KEYS, MULTIPLIER, PERIOD, PROBES, SETTLED, TLS, V6, word};
 use crate::capture::LinkLayer;
-use crate::capture::ebpf::{Assembler, Compare, Instruction, Label, Map, Operation, Register, Size, helper};
+use crate::capture::ebpf::{Assembler, Compare, Instruction, Label, Map, Operand, Operation, Register, Size, helper};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use Compare::{Above, AnyBit, AtMost, Below, Equal, NotEqual};
+use Compare::{Above, AnyBit, AtLeast, AtMost, Below, Equal, NotEqual};
 use Register::{R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10};
 use Size::{Double, Half, Octet, Word};
 
@@ -43,8 +44,9 @@ const HIGHER: i16 = -52;
 const LENGTH: i16 = -56;
 const HEAD: i16 = -60;
 const PORTS: i16 = -64;
-const PAYLOAD: i16 = -112;
-const IP: i16 = -192;
+const WHOLE: i16 = -68;
+const PAYLOAD: i16 = -120;
+const IP: i16 = -216;
 const ETHERNET: i16 = IP - ETHERNET_OCTETS;
 const ETHERNET_OCTETS: i16 = 14;
 
@@ -55,6 +57,8 @@ const SKB_VLAN_TCI: i16 = 24;
 
 /// An IPv6 header, or an IPv4 header with the TCP or UDP header and twelve octets more.
 const IP_OCTETS: i16 = 40;
+/// The same with as much of a UDP payload as anything below looks at.
+const WHOLE_OCTETS: i16 = 96;
 /// A TCP header, or a UDP header and twelve octets more.
 const TRANSPORT_OCTETS: i32 = 20;
 
@@ -92,8 +96,8 @@ pub struct Plan<'a> {
 /// The filter.
 pub fn program(plan: &Plan<'_>) -> Option<Vec<Instruction>> {
     let mut code = Assembler::default();
-    let [up, ipv4, ipv6, find] = std::array::from_fn(|_| code.label());
-    let mut filter = Filter { code, plan, up, ipv4, ipv6, find };
+    let [up, ipv4, ipv6] = std::array::from_fn(|_| code.label());
+    let mut filter = Filter { code, plan, up, ipv4, ipv6 };
     filter.start();
     match plan.link {
         LinkLayer::Ethernet => filter.ethernet(),
@@ -101,8 +105,6 @@ pub fn program(plan: &Plan<'_>) -> Option<Vec<Instruction>> {
     }
     filter.ipv4();
     filter.ipv6();
-    filter.find();
-    filter.look();
     let Filter { mut code, .. } = filter;
     code.here(up);
     code.copy(R0, i32::try_from(plan.snap_length).unwrap_or(i32::MAX));
@@ -117,7 +119,6 @@ struct Filter<'a> {
     up: Label,
     ipv4: Label,
     ipv6: Label,
-    find: Label,
 }
 
 impl Filter<'_> {
@@ -133,9 +134,8 @@ impl Filter<'_> {
 
     fn raw_ip(&mut self) {
         let (up, ipv4, ipv6) = (self.up, self.ipv4, self.ipv6);
-        self.code.when(R8, Below, i32::from(IP_OCTETS), up);
+        self.load_headers(0, IP);
         self.code.copy(R7, 0);
-        self.load_octets(R7, IP, i32::from(IP_OCTETS));
         self.code.load(Octet, R1, R10, IP);
         self.code.operate(Operation::ShiftRight, R1, 4);
         self.code.when(R1, Equal, 4, ipv4);
@@ -170,12 +170,27 @@ impl Filter<'_> {
 
     /// Loads the headers behind so many octets of tags; R7: offset of the IP header.
     fn headers(&mut self, tags: i16) {
+        self.load_headers(tags, ETHERNET);
+        self.code.copy(R7, i32::from(tags + ETHERNET_OCTETS));
+    }
+
+    /// Loads headers from `from` of the packet to `to`, and what follows if it is there.
+    fn load_headers(&mut self, from: i16, to: i16) {
         let up = self.up;
+        let [whole, loaded] = std::array::from_fn(|_| self.code.label());
         self.code.load(Word, R1, R6, SKB_LEN);
-        self.code.when(R1, Below, i32::from(tags + ETHERNET_OCTETS + IP_OCTETS), up);
-        self.code.copy(R7, i32::from(tags));
-        self.load_octets(R7, ETHERNET, i32::from(ETHERNET_OCTETS + IP_OCTETS));
-        self.code.operate(Operation::Add, R7, i32::from(ETHERNET_OCTETS));
+        self.code.when(R1, AtLeast, i32::from(from + IP - to + WHOLE_OCTETS), whole);
+        self.code.when(R1, Below, i32::from(from + IP - to + IP_OCTETS), up);
+        self.load_octets(i32::from(from), to, i32::from(IP - to + IP_OCTETS));
+        for at in (IP_OCTETS..WHOLE_OCTETS).step_by(8) {
+            self.code.store(Double, R10, IP + at, 0);
+        }
+        self.code.store(Word, R10, WHOLE, 0);
+        self.code.jump(loaded);
+        self.code.here(whole);
+        self.load_octets(i32::from(from), to, i32::from(IP - to + WHOLE_OCTETS));
+        self.code.store(Word, R10, WHOLE, 1);
+        self.code.here(loaded);
     }
 
     /// Goes on where there is IP; R1: what else there is.
@@ -227,7 +242,10 @@ impl Filter<'_> {
         code.load(Octet, R1, R10, IP + 9);
         self.transport(IP + 20, 0);
         self.order_ipv4();
-        self.hash(&[0, 32]);
+        let words = [0, 32];
+        self.hash(&words);
+        self.find(&words);
+        self.look(IP + 20 + 8);
     }
 
     /// RFC 8200 3, as the core reads it.
@@ -247,12 +265,19 @@ impl Filter<'_> {
         code.when(R4, Above, R3, up);
         code.when(R4, Below, TRANSPORT_OCTETS, up);
         code.store(Word, R10, LENGTH, R4);
+        let loaded = code.label();
+        code.load(Word, R1, R10, WHOLE);
+        code.when(R1, NotEqual, 0, loaded);
         self.load_octets(R7, IP + IP_OCTETS, TRANSPORT_OCTETS);
+        self.code.here(loaded);
         self.code.load(Word, R4, R10, LENGTH);
         self.code.load(Octet, R1, R10, IP + 6);
         self.transport(IP + IP_OCTETS, V6);
         self.order_ipv6();
-        self.hash(&[0, 8, 16, 24, 32]);
+        let words = [0, 8, 16, 24, 32];
+        self.hash(&words);
+        self.find(&words);
+        self.look(IP + IP_OCTETS + 8);
     }
 
     /// R1: protocol, R4: octets behind the IP header, R7: where they are; `at`: where they are on the stack.
@@ -328,11 +353,7 @@ impl Filter<'_> {
         code.store(Word, R10, KEY, R1);
         code.store(Word, R10, KEY + 4, R2);
         self.keep_ports();
-        let code = &mut self.code;
-        code.here(ordered);
-        for at in [8, 16, 24] {
-            code.store(Double, R10, KEY + at, 0);
-        }
+        self.code.here(ordered);
     }
 
     fn order_ipv6(&mut self) {
@@ -390,29 +411,30 @@ impl Filter<'_> {
         self.code.store(Word, R10, HIGHER, 1);
     }
 
-    /// R3: [`super::hash`] of those words of the key; the others are zero.
+    /// R3: [`super::table::hash`] of those words of the key.
     fn hash(&mut self, words: &[i16]) {
-        let (seed, find) = (self.plan.seed, self.find);
+        let seed = self.plan.seed;
         let code = &mut self.code;
         code.set(R3, seed);
         code.set(R2, MULTIPLIER);
-        for at in words {
-            code.load(Double, R1, R10, KEY + at);
-            code.operate(Operation::Xor, R3, R1);
+        for at in words.iter().map(Some).chain([None]) {
+            if let Some(at) = at {
+                code.load(Double, R1, R10, KEY + at);
+                code.operate(Operation::Xor, R3, R1);
+            }
             code.operate(Operation::Mul, R3, R2);
             code.copy(R1, R3);
             code.operate(Operation::ShiftRight, R1, 32);
             code.operate(Operation::Xor, R3, R1);
         }
-        code.jump(find);
     }
 
-    /// R9: the entry of the packet's flow; what has none goes up.
-    fn find(&mut self) {
+    /// R9: the entry of the packet's flow, the same in those words of the key (its last one tells IPv4 from IPv6); what has
+    /// none goes up. R3: the hash.
+    fn find(&mut self, words: &[i16]) {
         let (up, table, mask) = (self.up, self.plan.table, self.plan.entries - 1);
         let code = &mut self.code;
         let found = code.label();
-        code.here(self.find);
         code.copy(R1, R3);
         code.operate(Operation::And, R1, mask.cast_signed());
         code.store(Word, R10, PLACE, R1);
@@ -429,7 +451,7 @@ impl Filter<'_> {
                 code.operate(Operation::ShiftRight, R5, 32);
                 code.store(Word, R10, REACH, R5);
             }
-            for at in [32, 0, 8, 16, 24] {
+            for &at in words.iter().rev() {
                 code.load(Double, R1, R0, at);
                 code.load(Double, R2, R10, KEY + at);
                 code.when(R1, NotEqual, R2, next);
@@ -450,8 +472,8 @@ impl Filter<'_> {
         code.copy(R9, R0);
     }
 
-    /// Counts what is of no interest.
-    fn look(&mut self) {
+    /// Counts what is of no interest. `payload`: where UDP's is on the stack, if the whole was loaded.
+    fn look(&mut self, payload: i16) {
         let (up, open_for) = (self.up, self.plan.open_for);
         let code = &mut self.code;
         let [unsampled, udp, tcp, count, high, done, shut] = std::array::from_fn(|_| code.label());
@@ -460,7 +482,7 @@ impl Filter<'_> {
         // What may open a tunnel was here: the answer goes up, too, for the worker may not have read the question yet.
         code.load(Double, R2, R9, word::OPENED);
         code.when(R2, Equal, 0, shut);
-        code.call(helper::KTIME_NS);
+        code.call(helper::KTIME_COARSE_NS);
         code.load(Double, R2, R9, word::OPENED);
         code.operate(Operation::Sub, R0, R2);
         code.operate(Operation::ShiftRight, R0, OPEN_UNIT);
@@ -483,13 +505,13 @@ impl Filter<'_> {
         code.jump(count);
 
         code.here(udp);
-        self.udp(count);
+        self.udp(count, payload);
         self.code.here(tcp);
         self.tcp(count);
 
         let code = &mut self.code;
         code.here(count);
-        code.call(helper::KTIME_NS);
+        code.call(helper::KTIME_COARSE_NS);
         code.store(Double, R9, word::LAST, R0);
         code.copy(R2, 1);
         code.load(Word, R1, R10, HIGHER);
@@ -507,9 +529,9 @@ impl Filter<'_> {
 
     /// R1: flags. What may open a tunnel or hold a handshake goes up, as `detect::may_open`, `detect::goes_beside` and
     /// `detect::may_hold_handshake` say, or a little more.
-    fn udp(&mut self, count: Label) {
+    fn udp(&mut self, count: Label, payload: i16) {
         let (code, up) = (&mut self.code, self.up);
-        let [no_keys, short, ike] = std::array::from_fn(|_| code.label());
+        let [keyed, unkeyed, opens, reset_v3, reset_apart, apart, short] = std::array::from_fn(|_| code.label());
         code.load(Word, R2, R10, LENGTH);
         code.when(R2, Equal, 0, count);
         code.load(Word, R3, R10, HEAD);
@@ -518,20 +540,18 @@ impl Filter<'_> {
         code.operate(Operation::ShiftRight, R4, 24);
         // Tailscale's disco.
         code.when(R3, Equal, 0x5453_f09f, up);
-        let is_keyed = code.label();
-        code.when(R1, AnyBit, KEYS, is_keyed);
-        code.jump(no_keys);
-        code.here(is_keyed);
+        code.when(R1, AnyBit, KEYS, keyed);
+        code.jump(unkeyed);
+        code.here(keyed);
         code.when(R3, Equal, 0x0100_0000, up);
         code.when(R3, Equal, 0x0200_0000, up);
         for first in HANDSHAKES {
             code.when(R4, Equal, first, up);
         }
-        code.here(no_keys);
+        code.here(unkeyed);
         code.when(R1, AnyBit, SETTLED, count);
 
         // WireGuard's initiation and response, a fastd handshake, Nebula's, OpenVPN's resets.
-        let [opens, reset_v3] = std::array::from_fn(|_| code.label());
         for whole in [0x0200_0000, 0x1000_0000] {
             code.when(R3, Equal, whole, opens);
         }
@@ -539,42 +559,75 @@ impl Filter<'_> {
         code.when(R4, Equal, 0x50, reset_v3);
         code.operate(Operation::ShiftRight, R3, 16);
         code.when(R3, Equal, 0x0100, opens);
-        code.when(R2, Below, 112, short);
-        // ZeroTier's HELLO: the sender's address comes twice.
-        self.load_octets(R7, PAYLOAD, 46);
-        let code = &mut self.code;
-        code.load(Octet, R1, R10, PAYLOAD + 27);
-        code.when(R1, NotEqual, 1, ike);
-        for (size, one, other) in [(Octet, 13, 41), (Half, 14, 42), (Half, 16, 44)] {
-            code.load(size, R1, R10, PAYLOAD + one);
-            code.load(size, R2, R10, PAYLOAD + other);
-            code.when(R1, NotEqual, R2, ike);
-        }
-        code.jump(opens);
-        code.here(short);
         code.when(R2, Below, 19, count);
-        self.load_octets(R7, PAYLOAD, 19);
-        let code = &mut self.code;
-        // IKE: no responder's SPI yet.
-        code.here(ike);
-        code.load(Double, R1, R10, PAYLOAD + 8);
-        code.when(R1, Equal, 0, opens);
-        code.jump(count);
+        code.load(Word, R1, R10, WHOLE);
+        code.when(R1, Equal, 0, apart);
+        let ike = code.label();
+        code.when(R2, Below, 112, ike);
+        self.zerotier(payload, opens);
+        self.code.here(ike);
+        self.ike(payload, opens);
+        self.code.jump(count);
 
-        // One in 64 of QUIC's packets begins like this: it goes up, but opens nothing unless a session's first packet
-        // identifier, guarded or not, stands behind the session.
-        code.here(reset_v3);
-        code.when(R2, Below, 19, count);
+        self.code.here(apart);
+        self.code.when(R2, Below, 112, short);
+        self.load_octets(R7, PAYLOAD, 46);
+        self.zerotier(PAYLOAD, opens);
+        self.ike(PAYLOAD, opens);
+        self.code.jump(count);
+        self.code.here(short);
         self.load_octets(R7, PAYLOAD, 19);
+        self.ike(PAYLOAD, opens);
+        self.code.jump(count);
+
+        self.code.here(reset_v3);
+        self.code.when(R2, Below, 19, count);
+        self.code.load(Word, R1, R10, WHOLE);
+        self.code.when(R1, Equal, 0, reset_apart);
+        self.reset_v3(payload);
+        self.code.jump(opens);
+        self.code.here(reset_apart);
+        self.load_octets(R7, PAYLOAD, 19);
+        self.reset_v3(PAYLOAD);
+
         let code = &mut self.code;
-        for (at, bits) in [(9, 0xf0), (10, 0xff), (11, 0xff), (12, 0xc0)] {
-            code.load(Octet, R1, R10, PAYLOAD + at);
-            code.when(R1, AnyBit, bits, up);
-        }
         code.here(opens);
-        code.call(helper::KTIME_NS);
+        code.call(helper::KTIME_COARSE_NS);
         code.store(Double, R9, word::OPENED, R0);
         code.jump(up);
+    }
+
+    /// ZeroTier's HELLO: the sender's address comes twice.
+    fn zerotier(&mut self, payload: i16, opens: Label) {
+        let code = &mut self.code;
+        let other = code.label();
+        code.load(Octet, R1, R10, payload + 27);
+        code.when(R1, NotEqual, 1, other);
+        for (size, one, two) in [(Octet, 13, 41), (Half, 14, 42), (Half, 16, 44)] {
+            code.load(size, R1, R10, payload + one);
+            code.load(size, R2, R10, payload + two);
+            code.when(R1, NotEqual, R2, other);
+        }
+        code.jump(opens);
+        code.here(other);
+    }
+
+    /// IKE: no responder's SPI yet.
+    fn ike(&mut self, payload: i16, opens: Label) {
+        let code = &mut self.code;
+        code.load(Word, R1, R10, payload + 8);
+        code.load(Word, R2, R10, payload + 12);
+        code.operate(Operation::Or, R1, R2);
+        code.when(R1, Equal, 0, opens);
+    }
+
+    /// One in 64 of QUIC's packets begins like OpenVPN's reset of version 3: it goes up, but opens nothing unless a session's
+    /// first packet identifier, guarded or not, stands behind the session.
+    fn reset_v3(&mut self, payload: i16) {
+        for (at, bits) in [(9, 0xf0), (10, 0xff), (11, 0xff), (12, 0xc0)] {
+            self.code.load(Octet, R1, R10, payload + at);
+            self.code.when(R1, AnyBit, bits, self.up);
+        }
     }
 
     /// R1: flags. TLS goes up where none was seen yet, since a flow of it can stand beside another.
@@ -609,7 +662,7 @@ impl Filter<'_> {
     }
 
     /// Loads octets of the packet onto the stack; what is not there goes up. R1 to R5 are lost.
-    fn load_octets(&mut self, from: Register, to: i16, octets: i32) {
+    fn load_octets(&mut self, from: impl Into<Operand>, to: i16, octets: i32) {
         let (code, up) = (&mut self.code, self.up);
         code.copy(R2, from);
         code.copy(R3, R10);

@@ -13,10 +13,11 @@ pub const PROBES: u32 = 8;
 /// The digits of the golden ratio, odd.
 pub const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Multiply and fold, word by word, of those words that may be other than zero. Who aims at one place keeps flows out of the
+/// Multiply and fold, word by word, of those words that may be other than zero, and once more: neighbouring ports are to
+/// lie apart. Who aims at one place keeps flows out of the
 /// table, no more: their packets come up.
 pub fn hash(seed: u64, words: impl IntoIterator<Item = u64>) -> u64 {
-    words.into_iter().fold(seed, |hash, word| {
+    words.into_iter().chain([0]).fold(seed, |hash, word| {
         let product = (hash ^ word).wrapping_mul(MULTIPLIER);
         product ^ product >> 32
     })
