@@ -5,6 +5,8 @@
 mod common;
 #[path = "ring/daemon.rs"]
 mod daemon;
+#[path = "ring/fast_path.rs"]
+mod fast_path;
 #[path = "ring/frames.rs"]
 mod frames;
 #[path = "ring/interfaces.rs"]

@@ -10,7 +10,6 @@ use crate::detect::{Carrier, Protocol, Segment, beside_tls};
 use crate::flow::{Direction, Flow, FlowIndex, FlowKey, FlowTable, Sender};
 use crate::record::Record;
 use crate::time::Timestamp;
-use crate::wire::{ParsedPacket, Transport};
 
 /// Protocols that make one tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -107,18 +106,27 @@ pub(super) const fn is_tls(payload: &[u8]) -> bool {
 
 impl Auditor {
     /// Ties TLS to a DTLS channel between the same hosts that goes to the same port of the server.
-    pub(super) fn tie(&mut self, packet: &ParsedPacket<'_>, index: FlowIndex, emit: &mut impl FnMut(Record)) {
-        if !self.channels.wait() || !matches!(packet.transport, Transport::Tcp { .. }) {
+    /// `number`: of the TCP segment that came; `is_tls`: it shows TLS itself.
+    #[inline]
+    pub(super) fn tie(
+        &mut self,
+        index: FlowIndex,
+        at: Timestamp,
+        number: u64,
+        is_tls: bool,
+        emit: &mut impl FnMut(Record),
+    ) {
+        if !self.channels.wait() {
             return;
         }
         let Some(flow) = self.table.flow(index) else { return };
-        if !flow.tenant.marks.has(Marks::TLS) && !is_tls(packet.payload) {
+        if !flow.tenant.marks.has(Marks::TLS) && !is_tls {
             return;
         }
         let (tls, pair) = (FlowName::of(flow), flow.key().pair());
         let mut ports = flow.key().raw_ports(Sender::Low).into_iter();
         let Some(channel) = ports.find_map(|port| self.channels.0.remove(&(pair, port))) else { return };
-        let Some(index) = open_at(&self.table, &channel, packet.at) else { return };
+        let Some(index) = open_at(&self.table, &channel, at) else { return };
         let tied = self.table.with_tenant(index, |flow| {
             let sender = flow.first_sender();
             let Some(findings) = flow.tenant.file.as_mut().and_then(|file| file.findings.as_deref_mut()) else {
@@ -127,8 +135,8 @@ impl Auditor {
             let direction = findings.originator.unwrap_or(Direction::Forward);
             let sender = if direction == Direction::Forward { sender } else { sender.opposite() };
             let segment = Segment {
-                at: packet.at,
-                packet: packet.number,
+                at,
+                packet: number,
                 direction,
                 carrier: Carrier::Udp,
                 ports: channel.key.raw_ports(sender),
@@ -142,7 +150,7 @@ impl Auditor {
         if tied == Some(true) {
             self.relate(&channel, &tls);
             self.relate(&tls, &channel);
-            self.judge(index, packet.at, emit);
+            self.judge(index, at, emit);
         }
     }
 
@@ -221,6 +229,7 @@ fn open_at(table: &FlowTable<Case>, name: &FlowName, at: Timestamp) -> Option<Fl
 mod tests {
     use super::*;
     use crate::flow::tests_support::{packet, packet_between};
+    use crate::wire::ParsedPacket;
 
     fn name(packet: &ParsedPacket<'_>) -> FlowName {
         FlowName { key: FlowKey::of(packet, true).0, first: Timestamp::ZERO }

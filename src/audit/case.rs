@@ -66,6 +66,10 @@ impl Marks {
     pub(super) const OPENED: u8 = 4;
     /// TLS was seen in the flow.
     pub(super) const TLS: u8 = 8;
+    /// Packets of the flow are counted elsewhere.
+    pub(super) const ELSEWHERE: u8 = 16;
+    /// They cannot be counted elsewhere.
+    pub(super) const HERE: u8 = 32;
 
     pub(super) const fn has(self, mark: u8) -> bool {
         self.0 & mark != 0

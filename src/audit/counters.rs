@@ -1,5 +1,6 @@
 //! What went into the core and what became of it.
 
+use super::elsewhere::ElsewhereCounters;
 use crate::detect::{KeyCounts, Protocol};
 use crate::flow::Rank;
 use crate::policy::Label;
@@ -83,6 +84,8 @@ pub struct Counters {
     pub inspections: u64,
     /// Handshakes that were shown to pinned keys.
     pub keys: KeyCounts,
+    /// Packets that were counted elsewhere.
+    pub elsewhere: ElsewhereCounters,
 }
 
 /// Where a tunnel protocol stands in [`Counters::ended`]; 0 is none.
@@ -131,6 +134,10 @@ impl Counters {
             (&mut self.unrecorded_octets, other.unrecorded_octets),
             (&mut self.table_octets, other.table_octets),
             (&mut self.inspections, other.inspections),
+            (&mut self.elsewhere.flows, other.elsewhere.flows),
+            (&mut self.elsewhere.refused, other.elsewhere.refused),
+            (&mut self.elsewhere.packets, other.elsewhere.packets),
+            (&mut self.elsewhere.octets, other.elsewhere.octets),
         ];
         for (sum, more) in sums {
             *sum += more;

@@ -8,12 +8,32 @@ use crate::wire::{FragmentPosition, ParsedPacket, Transport};
 const FIRST: u16 = 32;
 
 /// With evidence that is not yet certain, this many are.
-const WITH_EVIDENCE: u16 = 512;
+pub(super) const WITH_EVIDENCE: u16 = 512;
 
-/// Later, `BURST` packets of every `PERIOD`: a tunnel that begins behind other traffic of the same flow is found,
-/// for less than a hundredth of the cost of looking at every packet.
-const PERIOD: u64 = 1024;
-const BURST: u64 = 8;
+/// Later packets of a flow that are looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    /// So many packets in a row ...
+    pub burst: u16,
+    /// ... of every so many: a power of two.
+    pub period: u16,
+}
+
+/// A tunnel that begins behind other traffic of the same flow is found, for less than a hundredth of the cost of looking at
+/// every packet.
+pub const SAMPLE: Sample = Sample { burst: 8, period: 1024 };
+const PERIOD: u64 = SAMPLE.period as u64;
+const BURST: u64 = SAMPLE.burst as u64;
+
+/// Whether a flow's first payloads are not all shown yet.
+pub(super) const fn is_first(case: &Case) -> bool {
+    case.inspected < FIRST
+}
+
+/// Whether the `number`th packet of a flow, counted from 1, is one of the later ones that are looked at.
+pub(super) const fn is_sample(number: u64) -> bool {
+    number % PERIOD < BURST
+}
 
 /// The detectors that a packet's payload can be for; none for later fragments, whose octets are no message's beginning.
 /// `is_mid_stream`: the flow's opening was not seen.
@@ -41,8 +61,10 @@ pub(super) fn wanted(case: &Case, number: u64) -> bool {
     if case.marks.has(Marks::SETTLED) {
         return false;
     }
-    case.inspected < FIRST
-        || number % PERIOD < BURST
+    // Of a flow that is counted elsewhere, what comes here was chosen there.
+    is_first(case)
+        || is_sample(number)
+        || case.marks.has(Marks::ELSEWHERE)
         || (case.inspected < WITH_EVIDENCE && case.file.as_ref().is_some_and(|file| file.detection.is_some()))
 }
 
@@ -55,7 +77,7 @@ pub(super) fn inspect(
     segment: &Segment<'_>,
     scratch: &mut Findings,
 ) -> Inspected {
-    case.inspected = case.inspected.saturating_add(1);
+    case.inspected = case.inspected.checked_add(1).unwrap_or(u16::MAX - SAMPLE.burst + 1);
     case.calls = case.calls.saturating_add(u8::try_from(detectors.len()).unwrap_or(u8::MAX));
     let before = case.detection();
     let held = case.file.as_mut().and_then(|file| file.findings.as_deref_mut());
@@ -69,7 +91,13 @@ pub(super) fn inspect(
         let is_settled = detection.confidence == Confidence::Certain && detection.protocol.settles();
         case.marks.set(Marks::SETTLED, is_settled);
     }
-    let over = case.inspected >= FIRST && number % PERIOD >= BURST - 1;
+    let is_last = if case.marks.has(Marks::ELSEWHERE) {
+        // Its number is known to who counts it.
+        u64::from(case.inspected) % BURST == 0
+    } else {
+        number % PERIOD >= BURST - 1
+    };
+    let over = case.inspected >= FIRST && is_last;
     if detection.is_none() && over && is_held {
         // Numbers that led to nothing: give their memory back.
         case.forget_findings();

@@ -4,11 +4,13 @@ mod associations;
 mod case;
 mod counters;
 mod describe;
+mod elsewhere;
 mod inside;
 mod inspection;
 mod keys;
 
 pub use counters::{Counters, Ended, InsideCounters, Tally, tunnel_index};
+pub use elsewhere::{Counted, Elsewhere, ElsewhereCounters, Interest, SAMPLE};
 pub use inside::{Decapsulation, Mirror};
 
 use std::ops::Range;
@@ -94,6 +96,7 @@ pub struct Auditor {
     checks: Checks,
     /// Idle and active timeout, nanoseconds.
     timeouts: [u64; 2],
+    elsewhere: Option<Box<dyn Elsewhere>>,
     /// The latest time seen.
     now: Timestamp,
 }
@@ -143,6 +146,7 @@ impl Auditor {
             checks: Checks::default(),
             timeouts: [settings.flow.idle_timeout, settings.flow.active_timeout]
                 .map(|timeout| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX)),
+            elsewhere: None,
             now: Timestamp::ZERO,
             settings,
             policy,
@@ -246,6 +250,7 @@ impl Auditor {
         for orphan in self.fragments.drain() {
             self.adopt(&orphan, emit);
         }
+        self.absorb(emit);
         for index in self.table.indices() {
             let Some(flow) = self.table.flow(index) else { continue };
             let over = self.table.deadline(flow) <= self.now;
@@ -261,6 +266,8 @@ impl Auditor {
         for index in self.table.indices() {
             let now = self.now;
             self.judge(index, now, emit);
+            // Keys may be pinned now, or no more.
+            self.settle(index);
         }
     }
 
@@ -409,7 +416,12 @@ impl Auditor {
         if closed {
             self.table.close(index);
         }
-        self.tie(packet, index, emit);
+        if tcp.is_some() {
+            self.tie(index, packet.at, packet.number, is_tls(packet.payload), emit);
+        }
+        if (is_wanted || due || closed) && self.elsewhere.is_some() {
+            self.settle(index);
+        }
         let is_opened = self.table.flow(index).is_some_and(|flow| flow.tenant.marks.has(Marks::OPENED));
         if is_opened && depth < self.settings.decapsulation.depth {
             self.look_inside(packet, index, depth, emit);
@@ -485,7 +497,9 @@ impl Auditor {
             && let Some(oldest) = self.table.oldest(pressure)
         {
             // One whose time is up may not have been swept yet.
-            let over = self.table.flow(oldest).filter(|flow| self.table.deadline(flow) < at).map(over_reason);
+            let is_over =
+                |flow: &&Flow<Case>| self.table.deadline(flow) < at && !flow.tenant.marks.has(Marks::ELSEWHERE);
+            let over = self.table.flow(oldest).filter(is_over).map(over_reason);
             if let Some(flow) = self.end(oldest, over.unwrap_or(EndReason::LackOfResources), emit)
                 && over.is_none()
                 && let Some(count) = self.counters.evicted.get_mut(crate::flow::Tenant::rank(&flow.tenant) as usize)
@@ -517,6 +531,7 @@ impl Auditor {
         if !is_new {
             self.associate(index, at);
             self.announce(index, Kind::Start, at, None, emit);
+            self.settle(index);
         }
         (index, is_new)
     }
@@ -541,6 +556,9 @@ impl Auditor {
         loop {
             self.table.expired(self.now, &mut due, &mut budget);
             for &index in &due {
+                if self.goes_on(index, emit) {
+                    continue;
+                }
                 let reason = self.table.flow(index).map_or(EndReason::IdleTimeout, over_reason);
                 self.end(index, reason, emit);
             }
@@ -624,6 +642,9 @@ impl Auditor {
 
     /// Takes a flow out of the table and writes its last record.
     fn end(&mut self, index: FlowIndex, reason: EndReason, emit: &mut impl FnMut(Record)) -> Option<Flow<Case>> {
+        if self.table.flow(index)?.tenant.marks.has(Marks::ELSEWHERE) {
+            self.withdraw(index);
+        }
         let flow = self.table.remove(index)?;
         self.forget(&flow);
         let (packets, octets) = (flow.packets.iter().sum(), flow.octets.iter().sum());

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::ring::{Ring, Spread, wait};
+use super::settled::{Filters, SettledFlows, settled_flows};
 use super::{BATCH, CaptureCounters, CaptureError, LinkLayer, LiveSettings, Source};
+use crate::audit::Elsewhere;
 use crate::time::Timestamp;
 use crate::wire::{Frame, InterfaceId, LinkType, VlanTag};
 
@@ -24,14 +26,25 @@ pub fn open_rings(settings: &LiveSettings) -> Result<Vec<Box<dyn Source>>, Captu
     let settings = Arc::new(settings.clone());
     let groups: Vec<_> = settings.interfaces.iter().map(|_| Arc::new(Group::new(settings.workers))).collect();
     let mut sources = Vec::new();
+    let mut fast = fast_paths(&settings).into_iter();
     for worker in 0..settings.workers {
+        let (settled, filters) = fast.next().unzip();
         let ports = settings.interfaces.iter().zip(&groups).enumerate();
         let ports = ports
-            .map(|(id, (name, group))| Port::open(name, InterfaceId(id as u16), &settings, group, worker == 0))
+            .map(|(id, (name, group))| {
+                Port::open(name, InterfaceId(id as u16), &settings, group, filters.clone(), worker == 0)
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let received = 0;
         let (checked, drained) = (now(), Vec::new());
-        sources.push(RingSource { settings: Arc::clone(&settings), ports, received, checked, sockets: drained });
+        sources.push(RingSource {
+            settings: Arc::clone(&settings),
+            ports,
+            received,
+            checked,
+            sockets: drained,
+            settled,
+        });
     }
     // Only now is every group complete: no frame comes twice, or to a worker that its flow leaves later.
     for source in &mut sources {
@@ -40,6 +53,32 @@ pub fn open_rings(settings: &LiveSettings) -> Result<Vec<Box<dyn Source>>, Captu
         }
     }
     Ok(sources.into_iter().map(|source| Box::new(source) as Box<dyn Source>).collect())
+}
+
+/// What counts settled flows in the kernel, one per worker; nothing where the settings or the kernel do not want it.
+fn fast_paths(settings: &LiveSettings) -> Vec<(SettledFlows, Arc<Filters>)> {
+    let Some(fast_path) = settings.fast_path else { return Vec::new() };
+    if !settings.filter.is_empty() {
+        info!("settled flows are not counted in the kernel: its filter's place is taken by capture.filter");
+        return Vec::new();
+    }
+    let each = (0..settings.workers).map(|_| settled_flows(fast_path, settings.snap_length, settings.block_timeout));
+    match each.collect::<io::Result<Vec<_>>>() {
+        Ok(each) => {
+            info!(flows = fast_path.flows, "packets of settled flows are counted in the kernel");
+            each
+        }
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+            info!(
+                "settled flows are not counted in the kernel, every packet comes up: that takes the capability CAP_BPF, and bpf(2) in a service's SystemCallFilter= ({error})"
+            );
+            Vec::new()
+        }
+        Err(error) => {
+            warn!(%error, "settled flows are not counted in the kernel, which refuses: every packet comes up");
+            Vec::new()
+        }
+    }
 }
 
 /// The kernel hands over a block that is not full after the block timeout, counted from its first frame: what stays away
@@ -165,6 +204,7 @@ struct Port {
     name: String,
     id: InterfaceId,
     group: Arc<Group>,
+    filters: Option<Arc<Filters>>,
     ring: Option<Ring>,
     /// Since when it waits for the others; `None` once frames come in.
     muted: Option<Instant>,
@@ -183,12 +223,14 @@ impl Port {
         id: InterfaceId,
         settings: &LiveSettings,
         group: &Arc<Group>,
+        filters: Option<Arc<Filters>>,
         first: bool,
     ) -> Result<Self, CaptureError> {
         let mut port = Self {
             name: name.to_owned(),
             id,
             group: Arc::clone(group),
+            filters,
             ring: None,
             muted: None,
             emptying: None,
@@ -207,7 +249,7 @@ impl Port {
     }
 
     fn try_open(&mut self, settings: &LiveSettings) -> Result<(), CaptureError> {
-        let ring = Ring::open(&self.name, settings)?;
+        let ring = Ring::open(&self.name, settings, self.filters.clone())?;
         // Asking clears it: a leftover ENETDOWN says that the interface was down when it was bound.
         let down = ring.take_error().is_some();
         match self.group.join(&self.name, &ring) {
@@ -343,6 +385,8 @@ struct RingSource {
     received: u64,
     checked: Instant,
     sockets: Vec<libc::pollfd>,
+    /// Until somebody asks for it.
+    settled: Option<SettledFlows>,
 }
 
 impl RingSource {
@@ -437,6 +481,10 @@ impl Source for RingSource {
             }
         }
         sum
+    }
+
+    fn elsewhere(&mut self) -> Option<Box<dyn Elsewhere>> {
+        self.settled.take().map(|settled| Box::new(settled) as Box<dyn Elsewhere>)
     }
 }
 

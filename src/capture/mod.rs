@@ -9,6 +9,7 @@
 //! | `pnet_channel` | the same where there is no ring, one system call a frame |
 //! | `xdp` | the same by `AF_XDP`: frames straight from the driver, taken away from the host |
 //! | `file` | pcap and pcapng into frames |
+//! | `settled` | settled flows into counts made in the kernel |
 //! | `reel` | frames into frames again and again, from memory |
 //! | `synthetic` | settings into frames, for benches |
 //! | `send` | frames into packets on an interface, for `bench --live` |
@@ -20,7 +21,6 @@
 //! Unsafe code is in `ring`, `send`, `namespace`, `ebpf::system`, `xdp::socket` and `xdp::offload` only.
 
 mod bpf;
-#[expect(dead_code, unused_imports, reason = "the kernel's fast path for settled flows uses the rest")]
 mod ebpf;
 pub mod file;
 mod interfaces;
@@ -30,6 +30,7 @@ mod pnet_channel;
 pub mod reel;
 mod ring;
 mod send;
+mod settled;
 mod summary;
 pub mod synthetic;
 mod worker;
@@ -48,6 +49,7 @@ pub use xdp::{XdpSettings, open_xdp};
 
 use std::time::Duration;
 
+use crate::audit::Elsewhere;
 use crate::config::Instruction;
 use crate::wire::{Frame, LinkType};
 
@@ -73,6 +75,17 @@ pub struct LiveSettings {
     pub block_timeout: Duration,
     /// From `config::parse_filter`; empty: everything.
     pub filter: Vec<Instruction>,
+    /// Whether packets of settled flows are counted in the kernel; not with a filter.
+    pub fast_path: Option<FastPath>,
+}
+
+/// How packets of settled flows are counted in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FastPath {
+    /// Flows per worker at once.
+    pub flows: u32,
+    /// VLAN identifiers tell flows apart, as in the core's own settings.
+    pub vlan_in_key: bool,
 }
 
 /// What the first octet of an interface's frames belongs to.
@@ -223,4 +236,9 @@ pub trait Source: Send {
 
     /// Counts since the start.
     fn counters(&mut self) -> CaptureCounters;
+
+    /// Who counts packets of settled flows before they come here; asked once. None: all of them come.
+    fn elsewhere(&mut self) -> Option<Box<dyn Elsewhere>> {
+        None
+    }
 }

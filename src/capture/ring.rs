@@ -26,13 +26,15 @@ use std::ffi::{CString, c_int, c_void};
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::ops::Range;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::bpf;
+use super::settled::Filters;
 use super::{CaptureError, LinkLayer, LiveSettings};
 use crate::config::Instruction;
 
@@ -66,6 +68,7 @@ pub struct Ring {
     index: c_int,
     link: LinkLayer,
     filter: Vec<Instruction>,
+    fast: Option<Arc<Filters>>,
 }
 
 // SAFETY: the mapping belongs to this value alone and is reached through it only; no thread-local state is involved.
@@ -74,7 +77,9 @@ unsafe impl Send for Ring {}
 impl Ring {
     /// Opens and maps, bound to the interface, but lets nothing in before [`Ring::unmute`]: neither before the
     /// filter is set nor while the members of a group are not yet complete.
-    pub fn open(name: &str, settings: &LiveSettings) -> Result<Self, CaptureError> {
+    ///
+    /// `fast`: filters that take the place of the settings'.
+    pub fn open(name: &str, settings: &LiveSettings, fast: Option<Arc<Filters>>) -> Result<Self, CaptureError> {
         let failed = |what| move |source| CaptureError::System { interface: name.to_owned(), what, source };
         let (blocks, octets) = geometry(settings)?;
         let index = interface_index(name).ok_or_else(|| CaptureError::NoInterface(name.to_owned()))?;
@@ -127,6 +132,7 @@ impl Ring {
             index,
             link,
             filter,
+            fast,
         };
         if hardware_type == libc::ARPHRD_LOOPBACK {
             // What goes out of the loopback comes in at once: one copy is enough.
@@ -182,7 +188,16 @@ impl Ring {
 
     /// Lets frames in, those that the filter takes.
     pub fn unmute(&self) -> io::Result<()> {
-        attach(self.socket.as_raw_fd(), &self.filter)
+        let socket = self.socket.as_raw_fd();
+        let attached = self.fast.as_ref().map(|fast| {
+            let program = fast.of(self.link).as_fd().as_raw_fd();
+            set_socket_option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_BPF, &program)
+        });
+        match attached {
+            Some(Ok(())) => Ok(()),
+            // Without the fast path everything comes here, which costs more and loses nothing.
+            _ => attach(socket, &self.filter),
+        }
     }
 
     /// Lets nothing more in.

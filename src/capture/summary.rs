@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::Report;
-use crate::audit::{InsideCounters, Tally, tunnel_index};
+use crate::audit::{ElsewhereCounters, InsideCounters, Tally, tunnel_index};
 use crate::detect::{KeyCounts, Protocol};
 use crate::flow::Rank;
 use crate::policy::Label;
@@ -87,6 +87,8 @@ pub struct Summary {
     pub table_octets: u64,
     /// Handshakes that were shown to the keys that approvals pin.
     pub keys: KeyCounts,
+    /// Packets of settled flows that were counted in the kernel; `packets` and `classified` have them.
+    pub kernel: ElsewhereCounters,
 }
 
 impl Summary {
@@ -147,6 +149,7 @@ impl Summary {
             unrecorded_octets: counters.unrecorded_octets,
             table_octets: counters.table_octets,
             keys: counters.keys,
+            kernel: counters.elsewhere,
         }
     }
 
@@ -201,6 +204,13 @@ impl fmt::Display for Summary {
             writeln!(
                 f,
                 "inside   {packets} packets in tunnels' packets, {undecodable} undecodable, in {flows} flows of their own"
+            )?;
+        }
+        if self.kernel.packets > 0 {
+            let ElsewhereCounters { packets, refused, .. } = self.kernel;
+            writeln!(
+                f,
+                "kernel   {packets} packets of settled flows counted there; no room for a flow {refused} times"
             )?;
         }
         let evicted: u64 = self.evicted.values().sum();

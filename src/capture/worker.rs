@@ -105,7 +105,7 @@ pub struct Worker {
 
 /// A quiet worker looks at its commands and the clock this often.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// Counts are published this often.
+/// Counts are published this often, and what was counted elsewhere is added.
 const PUBLISH: Duration = Duration::from_millis(500);
 /// A quiet link's time lags this much behind the clock, so that no frame still on its way comes too late.
 const LAG: Duration = Duration::from_secs(2);
@@ -123,6 +123,10 @@ impl Worker {
         advise_huge_pages(auditor.reserved());
         let status = Arc::<Status>::default();
         let (commands, receiver) = channel();
+        let (mut source, mut auditor) = (source, auditor);
+        if let Some(elsewhere) = source.elsewhere() {
+            auditor.count_elsewhere(elsewhere);
+        }
         let body = Body { source, auditor, outbox, commands: receiver, status: Arc::clone(&status), lost: 0, sent: 0 };
         let run = move || {
             if let Some(core) = core
@@ -191,6 +195,8 @@ impl Body {
             self.status.turns.fetch_add(1, Ordering::Relaxed);
             if now().duration_since(published) >= PUBLISH {
                 published = now();
+                let Self { auditor, outbox, sent, lost, .. } = &mut self;
+                auditor.absorb(&mut |record| try_send(outbox, record, sent, lost));
                 self.publish();
             }
         };

@@ -86,6 +86,11 @@ pub struct Options {
     #[arg(long, value_enum, default_value_t = Backend::Ring, requires = "live")]
     pub backend: Backend,
 
+    /// With --live and the ring: settled flows whose packets the kernel counts, as the daemon's `kernel_flows`; 0: every
+    /// packet comes up
+    #[arg(long, value_name = "NUMBER", default_value_t = 0, requires = "live")]
+    pub kernel_flows: u32,
+
     /// With --live: what else is measured on the link
     #[arg(long, value_enum, default_value_t = Compare::Tcpdump, requires = "live")]
     pub compare: Compare,

@@ -67,6 +67,8 @@ pub struct CaptureConfig {
     pub xdp_takes_frames: bool,
     /// With `AF_XDP`: the NICs put both directions of a conversation into the same queue.
     pub xdp_symmetric_rss: bool,
+    /// Settled flows whose packets are counted in the kernel, per worker; 0: none.
+    pub kernel_flows: u32,
 }
 
 /// What takes the packets.
@@ -225,6 +227,8 @@ impl CaptureConfig {
         set(&mut self.xdp_mode, value("xdp_mode").and_then(|value| value.choice(&modes)));
         set(&mut self.xdp_takes_frames, value("xdp_takes_frames").and_then(|value| value.boolean()));
         set(&mut self.xdp_symmetric_rss, value("xdp_symmetric_rss").and_then(|value| value.boolean()));
+        let flows = value("kernel_flows").and_then(|value| value.integer(" of flows", 0..=4 << 20));
+        set(&mut self.kernel_flows, flows.map(|flows| flows as u32));
         section.finish();
     }
 }
@@ -284,6 +288,7 @@ impl Default for CaptureConfig {
             xdp_mode: XdpMode::Auto,
             xdp_takes_frames: false,
             xdp_symmetric_rss: false,
+            kernel_flows: 65_536,
         }
     }
 }

@@ -18,8 +18,8 @@ pub use self::state::clock;
 use self::state::{Notifier, State};
 use crate::audit::Auditor;
 use crate::capture::{
-    CaptureError, Command, LiveSettings, Outbox, Source, Summary, Worker, WorkerError, XdpSettings, allowed_cores,
-    default_route, open_pnet, open_rings, open_xdp,
+    CaptureError, Command, FastPath, LiveSettings, Outbox, Source, Summary, Worker, WorkerError, XdpSettings,
+    allowed_cores, default_route, open_pnet, open_rings, open_xdp,
 };
 use crate::config::{Backend, Config, ConfigError, no_approvals};
 use crate::policy::Policy;
@@ -249,6 +249,7 @@ fn open_sources(config: &Config) -> Result<(Vec<Box<dyn Source>>, Vec<String>), 
         block_octets: capture.block_octets,
         block_timeout: capture.block_timeout,
         filter: capture.filter.clone(),
+        fast_path: fast_path(config),
     };
     let sources = match capture.backend {
         Backend::Ring => open_rings(&settings)?,
@@ -259,6 +260,19 @@ fn open_sources(config: &Config) -> Result<(Vec<Box<dyn Source>>, Vec<String>), 
         Backend::Pnet => vec![open_pnet(&settings)?],
     };
     Ok((sources, interfaces))
+}
+
+/// Whether settled flows are counted in the kernel.
+fn fast_path(config: &Config) -> Option<FastPath> {
+    let flows = config.capture.kernel_flows;
+    if flows == 0 || config.capture.backend != Backend::Ring {
+        return None;
+    }
+    if !config.decapsulate.mirrors.is_empty() {
+        info!("settled flows are not counted in the kernel: it cannot look into what decapsulate.mirrors names");
+        return None;
+    }
+    Some(FastPath { flows, vlan_in_key: config.flow.vlan_in_key })
 }
 
 /// The folder that the settings name; else the system's where it may be written, else one in the working folder.

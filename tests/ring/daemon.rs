@@ -12,8 +12,11 @@ use crate::link::{Sender, in_namespace, run, up, veth};
 
 /// `linewarden run` with these settings of `[capture]`, once it captures.
 pub fn start(capture: &str) -> (Daemon, TempDir) {
+    start_by(Command::new(LINEWARDEN), capture)
+}
+
+fn start_by(mut command: Command, capture: &str) -> (Daemon, TempDir) {
     let folder = folder(&[("approvals.d/none", ""), ("settings.toml", &format!("[capture]\n{capture}\n"))]);
-    let mut command = Command::new(LINEWARDEN);
     let arguments = ["run", "--config", "settings.toml", "--approvals", "approvals.d", "--records", "log"];
     command.args(arguments).current_dir(folder.path()).env_remove("RUST_LOG").stdin(Stdio::null());
     let mut daemon = Daemon::start(command, folder.path().join("log"));
@@ -109,5 +112,39 @@ fn a_daemon_on_pnets_channel_says_that_nobody_counts_the_kernels_drops() {
         let (ends, summary) = stop(&mut daemon);
         assert_eq!(ends.len(), 10);
         assert_eq!(json!([summary["packets"], summary["dropped_kernel"]]), json!([10, null]));
+    });
+}
+
+#[test]
+fn a_daemon_says_whether_settled_flows_are_counted_in_the_kernel() {
+    in_namespace(|| {
+        veth("far", "near");
+        let mut far = Sender::on("far");
+        let frames = |numbers: std::ops::Range<u32>| {
+            let both = |number| [esp(ipv4(2), 0x1234_5678, number), esp(back(ipv4(2)), 0x8765_4321, number)];
+            numbers.flat_map(both).map(|packet| ethernet(&packet)).collect::<Vec<_>>()
+        };
+        // What it may do, what its settings say, what it says.
+        let filter = "filter = \"\"\"1\n6 0 0 262144\n\"\"\"";
+        let cases = [
+            ("+net_raw,+bpf", "", "packets of settled flows are counted in the kernel"),
+            ("+net_raw", "", "every packet comes up: that takes the capability CAP_BPF"),
+            ("+net_raw,+bpf", filter, "its filter's place is taken by capture.filter"),
+            ("+net_raw,+bpf", "kernel_flows = 0", "capturing"),
+        ];
+        for (capabilities, settings, said) in cases {
+            let mut command = Command::new("setpriv");
+            command.arg(format!("--bounding-set=-all,{capabilities}")).arg(LINEWARDEN);
+            let (mut daemon, _folder) = start_by(command, &format!("interfaces = [\"near\"]\n{settings}\nworkers = 2"));
+            assert!(daemon.said.iter().any(|line| line.contains(said)), "{said}: {:#?}", daemon.said);
+            let is_on = said.starts_with("packets");
+            frames(1..30).iter().for_each(|frame| far.send(frame));
+            daemon.record("the tunnel to be certain", |record| record["confidence"] == "certain");
+            frames(30..500).iter().for_each(|frame| far.send(frame));
+            let (ends, summary) = stop(&mut daemon);
+            assert_adds_up(&summary, &daemon.records());
+            assert_eq!((ends.len(), &summary["packets"]), (1, &json!(2 * 499)), "{summary}");
+            assert_eq!(summary["kernel"]["packets"].as_u64().unwrap() > 0, is_on, "{summary}");
+        }
     });
 }

@@ -19,27 +19,29 @@ const SILENCE: &str =
 /// In the environment of a test's own process.
 const INSIDE: &str = "LINEWARDEN_RING_TEST";
 
-/// Runs the body of a test in a process of its own, in a new network namespace that ends with it.
-pub fn in_namespace<F: FnOnce()>(body: F) {
+/// Runs the body of a test in a process of its own, in a new network namespace that ends with it. Gives what it printed.
+pub fn in_namespace<F: FnOnce()>(body: F) -> String {
     // A closure is named after the function that it is written in.
     let name = std::any::type_name::<F>();
     let test = name.trim_start_matches("ring::").trim_end_matches("::{{closure}}");
     if std::env::var_os(INSIDE).is_some_and(|name| name == test) {
         run_shell(SILENCE);
-        return body();
+        body();
+        return String::new();
     }
     let namespace = Namespace(format!("lwring-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed)));
     run(&format!("ip netns add {}", namespace.0));
     let done = Command::new("ip")
         .args(["netns", "exec", &namespace.0])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
+        .args(["--exact", test, "--nocapture", "--include-ignored"])
         .env(INSIDE, test)
         .stdin(Stdio::null())
         .output()
         .unwrap();
     let said = [done.stdout, done.stderr].map(|octets| String::from_utf8_lossy(&octets).into_owned()).concat();
     assert!(done.status.success() && said.contains("1 passed"), "in its namespace: {}\n{said}", done.status);
+    said
 }
 
 struct Namespace(String);
@@ -171,6 +173,7 @@ pub fn settings(interfaces: &[&str], workers: u16) -> LiveSettings {
         block_octets: 64 << 10,
         block_timeout: Duration::from_millis(10),
         filter: Vec::new(),
+        fast_path: None,
     }
 }
 

@@ -72,6 +72,8 @@ pub enum Operation {
     Add = 0x00,
     /// Takes away.
     Sub = 0x10,
+    /// Times.
+    Mul = 0x20,
     /// Either bit.
     Or = 0x40,
     /// Both bits.
@@ -165,14 +167,15 @@ impl Assembler {
         self.with_operand(CLASS_ALU64 | operation as u8, to, by.into(), 0);
     }
 
-    /// The same with the lower 32 bits; the upper ones become 0.
-    pub fn operate_32(&mut self, operation: Operation, to: Register, by: impl Into<Operand>) {
-        self.with_operand(CLASS_ALU | operation as u8, to, by.into(), 0);
-    }
-
     /// `to = from`.
     pub fn copy(&mut self, to: Register, from: impl Into<Operand>) {
         self.operate(Operation::Mov, to, from);
+    }
+
+    /// `to = number`.
+    pub fn set(&mut self, to: Register, number: u64) {
+        self.code.push(Instruction { code: LOAD_64_BITS, registers: to as u8, offset: 0, number: number as i32 });
+        self.code.push(Instruction { number: (number >> 32) as i32, ..Instruction::default() });
     }
 
     /// Turns the lower 16, 32 or 64 bits from the network's order to the machine's, or back; those above become 0.
@@ -254,6 +257,7 @@ impl Assembler {
 
 #[cfg(test)]
 mod tests {
+    use super::super::helper;
     use super::*;
 
     #[test]
@@ -265,27 +269,23 @@ mod tests {
         program.swap(Register::R0, 16);
         program.when(Register::R0, Compare::NotEqual, 0x0800, end);
         program.operate(Operation::Add, Register::R0, -1);
-        program.operate_32(Operation::And, Register::R0, Register::R7);
+        program.operate(Operation::And, Register::R0, Register::R7);
         program.store(Size::Double, Register::R10, -8, 7);
         program.add_atomically(Size::Double, Register::R9, 8, Register::R1);
         program.jump(end);
-        program.call(helper());
+        program.call(helper::KTIME_COARSE_NS);
         program.here(end);
         program.exit();
         // As `llvm-objdump` shows such code.
         #[rustfmt::skip]
         let expected = [
             (0xbf, 0x16, 0, 0), (0x61, 0x60, 16, 0), (0xdc, 0x00, 0, 16), (0x55, 0x00, 6, 0x0800), (0x07, 0x00, 0, -1),
-            (0x5c, 0x70, 0, 0), (0x7a, 0x0a, -8, 7), (0xdb, 0x19, 8, 0), (0x05, 0x00, 1, 0), (0x85, 0x00, 0, 5),
+            (0x5f, 0x70, 0, 0), (0x7a, 0x0a, -8, 7), (0xdb, 0x19, 8, 0), (0x05, 0x00, 1, 0), (0x85, 0x00, 0, 160),
             (0x95, 0x00, 0, 0),
         ];
         let expected =
             expected.map(|(code, registers, offset, number)| Instruction { code, registers, offset, number });
         assert_eq!(program.finish().unwrap(), expected);
-    }
-
-    const fn helper() -> i32 {
-        crate::capture::ebpf::helper::KTIME_NS
     }
 
     #[test]

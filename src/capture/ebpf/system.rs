@@ -9,11 +9,11 @@ use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use super::Instruction;
 
 const MAP_CREATE: libc::c_int = 0;
-const MAP_LOOKUP_ELEM: libc::c_int = 1;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
 const MAP_DELETE_ELEM: libc::c_int = 3;
 const PROG_LOAD: libc::c_int = 5;
@@ -23,8 +23,6 @@ const LINK_CREATE: libc::c_int = 28;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum MapKind {
-    /// Keys of any octets; all memory is taken at once.
-    Hash = 1,
     /// Keys are numbers from 0 on.
     Array = 2,
     /// `AF_XDP` sockets by queue.
@@ -138,17 +136,6 @@ impl Map {
         Ok(Self { descriptor, key_octets, value_octets, entries })
     }
 
-    /// The value of a key; `None` where there is none.
-    pub fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        let mut value = vec![0_u8; self.value_octets];
-        let attributes = MapElement { value: value.as_mut_ptr() as u64, ..self.element(key)? };
-        match call(MAP_LOOKUP_ELEM, &attributes) {
-            Ok(_) => Ok(Some(value)),
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
     /// Gives a key a value, whether it had one or not. `E2BIG`: the map is full.
     pub fn set(&self, key: &[u8], value: &[u8]) -> io::Result<()> {
         if value.len() != self.value_octets {
@@ -209,6 +196,20 @@ pub struct Memory {
 unsafe impl Send for Memory {}
 
 impl Memory {
+    /// Memory that is no map's, zeroes.
+    #[cfg(test)]
+    pub fn anonymous(words: usize) -> io::Result<Self> {
+        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        let octets = words * size_of::<u64>();
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let memory = unsafe { libc::mmap(std::ptr::null_mut(), octets, protection, flags, -1, 0) };
+        if memory == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let words_at = NonNull::new(memory.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok(Self { words_at, words })
+    }
+
     /// One word.
     #[must_use]
     pub const fn word(&self, at: usize) -> Option<&AtomicU64> {
@@ -240,6 +241,10 @@ impl Program {
 
     /// The same with flags: `BPF_F_*` of `linux/bpf.h`.
     pub fn load_with(kind: ProgramKind, flags: u32, name: &str, code: &[Instruction]) -> io::Result<Self> {
+        if cfg!(target_endian = "big") {
+            // Instructions would have their registers the other way round.
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         let license = c"Apache-2.0";
         let mut attributes = ProgLoad {
             kind: kind as u32,
@@ -292,6 +297,14 @@ impl AsFd for Program {
 /// A program on an interface: gone with this value, or with the process.
 #[derive(Debug)]
 pub struct Link(#[expect(dead_code, reason = "held open")] OwnedFd);
+
+/// Time since the start of the system, as `CLOCK_MONOTONIC` says.
+pub fn uptime() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a `timespec` that lives through the call. This clock is always there.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    Duration::new(time.tv_sec.cast_unsigned(), u32::try_from(time.tv_nsec).unwrap_or_default())
+}
 
 fn name(text: &str) -> [u8; 16] {
     let mut name = [0; 16];

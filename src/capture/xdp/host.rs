@@ -100,6 +100,7 @@ mod tests {
             block_octets: 1 << 20,
             block_timeout: Duration::from_millis(50),
             filter: Vec::new(),
+            fast_path: None,
         };
         let of = |snap, ring, frame, sockets| chunks(&settings(snap, ring), frame, sockets).ok();
         let chunk = |octets, count| Some(Chunks { octets, count });

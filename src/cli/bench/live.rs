@@ -47,8 +47,7 @@ pub(super) fn measure_live(options: &Options, reel: &Reel, budget: Duration) -> 
         let budget = if compare { budget / 2 } else { budget };
         let mut link = Link::lay(scope, reel)?;
         let memory = memory_octets(options);
-        let mut ours =
-            Linewarden::start(&link.receiver, options.backend, link.receiving_core, options.snap_length, memory)?;
+        let mut ours = Linewarden::start(&link.receiver, options, link.receiving_core, memory)?;
         // Opens the flows, and lets detectors have done with them.
         link.step(&mut ours, Some(WARM_UP_RATE), (budget / 8).min(WARM_UP))?;
         let found = measure_one(&mut link, &mut ours, options, budget)?;

@@ -11,7 +11,10 @@ use clap::ValueEnum;
 
 use super::link::{Host, RECEIVING};
 use crate::audit::Auditor;
-use crate::capture::{self, LiveSettings, Outbox, Source, Worker, XdpSettings, open_pnet, open_rings, open_xdp};
+use crate::capture::{
+    self, FastPath, LiveSettings, Outbox, Source, Worker, XdpSettings, open_pnet, open_rings, open_xdp,
+};
+use crate::cli::bench::Options;
 use crate::cli::bench::measure::now;
 use crate::config::{Config, XdpMode};
 use crate::detect::Confidence;
@@ -82,13 +85,8 @@ pub(super) struct Linewarden {
 const PATIENCE: Duration = Duration::from_millis(1500);
 
 impl Linewarden {
-    pub(super) fn start(
-        host: &Host<'_>,
-        backend: Backend,
-        core: usize,
-        snap_length: u32,
-        memory_octets: usize,
-    ) -> anyhow::Result<Self> {
+    pub(super) fn start(host: &Host<'_>, options: &Options, core: usize, memory_octets: usize) -> anyhow::Result<Self> {
+        let (backend, snap_length) = (options.backend, options.snap_length);
         let mut config = Config::default();
         config.flow.memory_octets = config.flow.memory_octets.max(memory_octets);
         config.capture.snap_length = snap_length;
@@ -102,6 +100,8 @@ impl Linewarden {
             block_octets: capture.block_octets,
             block_timeout: capture.block_timeout,
             filter: Vec::new(),
+            fast_path: (options.kernel_flows > 0)
+                .then_some(FastPath { flows: options.kernel_flows, vlan_in_key: config.flow.vlan_in_key }),
         };
         let audit = config.audit_settings("bench".into(), vec![RECEIVING.into()], 1, 0);
         let policy = Policy::new("bench".into(), Confidence::Likely, "none".into(), Vec::new());
