@@ -107,7 +107,6 @@ pub(super) const fn is_tls(payload: &[u8]) -> bool {
 impl Auditor {
     /// Ties TLS to a DTLS channel between the same hosts that goes to the same port of the server.
     /// `number`: of the TCP segment that came; `is_tls`: it shows TLS itself.
-    #[inline]
     pub(super) fn tie(
         &mut self,
         index: FlowIndex,
@@ -116,9 +115,6 @@ impl Auditor {
         is_tls: bool,
         emit: &mut impl FnMut(Record),
     ) {
-        if !self.channels.wait() {
-            return;
-        }
         let Some(flow) = self.table.flow(index) else { return };
         if !flow.tenant.marks.has(Marks::TLS) && !is_tls {
             return;

@@ -416,7 +416,7 @@ impl Auditor {
         if closed {
             self.table.close(index);
         }
-        if tcp.is_some() {
+        if tcp.is_some() && self.channels.wait() {
             self.tie(index, packet.at, packet.number, is_tls(packet.payload), emit);
         }
         if (is_wanted || due || closed) && self.elsewhere.is_some() {
