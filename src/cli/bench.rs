@@ -136,7 +136,7 @@ fn live_and_write(options: &Options, out: &mut impl Write) -> anyhow::Result<()>
 
 fn write_report(options: &Options, report: &(impl Serialize + Display), out: &mut impl Write) -> anyhow::Result<()> {
     if options.json {
-        serde_json::to_writer(&mut *out, report)?;
+        serde_json::to_writer(&mut *out, report).map_err(io::Error::from)?;
         writeln!(out)?;
     } else {
         write!(out, "{report}")?;
