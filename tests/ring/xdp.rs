@@ -283,6 +283,36 @@ fn queues_are_shared_by_the_workers_and_nothing_is_missed() {
     });
 }
 
+/// `linux/ethtool.h`: `struct ethtool_channels` with so many queues for receiving and for sending.
+const SET_QUEUES: &str = "
+import ctypes, fcntl, socket, struct, sys
+name, queues = sys.argv[1].encode(), int(sys.argv[2])
+channels = ctypes.create_string_buffer(struct.pack('9I', 0x3d, 0, 0, 0, 0, queues, queues, 0, 0))
+request = struct.pack('16sQ16x', name, ctypes.addressof(channels))
+fcntl.ioctl(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM), 0x8946, request)
+";
+
+#[test]
+fn a_queue_that_comes_later_is_read_too() {
+    in_namespace(|| {
+        let set = |name, queues| {
+            let set = Command::new("python3").args(["-c", SET_QUEUES, name, queues]).status();
+            assert!(set.unwrap().success());
+        };
+        cable("far", "near", 2);
+        ["far", "near"].into_iter().for_each(|name| set(name, "1"));
+        let mut capture = Capture::xdp(&settings(&["near"], 1), XDP);
+        ["near", "far"].into_iter().for_each(|name| set(name, "2"));
+        let mut far = Sender::on("far");
+        until("frames of all queues", || {
+            let before = capture.received();
+            frames().iter().for_each(|frame| far.send(frame));
+            (0..3).for_each(|_| capture.poll());
+            capture.received() == before + FRAMES
+        });
+    });
+}
+
 #[test]
 fn several_interfaces_are_captured_at_once() {
     in_namespace(|| {

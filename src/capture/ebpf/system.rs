@@ -18,6 +18,7 @@ const MAP_UPDATE_ELEM: libc::c_int = 2;
 const MAP_DELETE_ELEM: libc::c_int = 3;
 const PROG_LOAD: libc::c_int = 5;
 const LINK_CREATE: libc::c_int = 28;
+const LINK_UPDATE: libc::c_int = 29;
 
 /// What a map does (`enum bpf_map_type` of `linux/bpf.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +94,15 @@ struct LinkCreate {
     target: u32,
     attach_type: u32,
     flags: u32,
+}
+
+#[derive(Default)]
+#[repr(C)]
+struct LinkUpdate {
+    link: u32,
+    program: u32,
+    flags: u32,
+    old_program: u32,
 }
 
 /// A map: what a program and this process share.
@@ -296,7 +306,17 @@ impl AsFd for Program {
 
 /// A program on an interface: gone with this value, or with the process.
 #[derive(Debug)]
-pub struct Link(#[expect(dead_code, reason = "held open")] OwnedFd);
+pub struct Link(OwnedFd);
+
+impl Link {
+    /// Puts another program in the place of the one that runs, without a packet between them. The kernel does nothing where
+    /// it is the same one.
+    pub fn replace(&self, program: &Program) -> io::Result<()> {
+        let [link, program] = [&self.0, &program.0].map(|descriptor| descriptor.as_raw_fd().cast_unsigned());
+        let attributes = LinkUpdate { link, program, ..LinkUpdate::default() };
+        call(LINK_UPDATE, &attributes).map(drop)
+    }
+}
 
 /// Time since the start of the system, as `CLOCK_MONOTONIC` says.
 pub fn uptime() -> Duration {

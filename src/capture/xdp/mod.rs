@@ -291,11 +291,15 @@ impl Port {
         }
         let longest_frame = host::longest_frame(&self.name).unwrap_or(host::LONGEST);
         let chunks = match self.chunks {
-            Some(chunks) => chunks,
+            Some(chunks) => {
+                redirection.renew().map_err(|error| not_attached(&self.name, error))?;
+                chunks
+            }
             None => host::chunks(&plan.settings, longest_frame, share.len() as u32)?,
         };
         self.chunks = Some(chunks);
         let is_whole = longest_frame <= Chunks::room(chunks.octets);
+        let (mut opened, mut zero_copy, mut not_zero_copy) = (0, false, None);
         for queue in share {
             if self.queues.iter().any(|open| open.number == queue) {
                 continue;
@@ -307,17 +311,19 @@ impl Port {
                 what: "cannot hand its frames to a socket",
                 source,
             })?;
-            let mode = if socket.is_zero_copy() { "zero-copy" } else { "copy" };
-            match copied {
-                Some(error) if queue == 0 => {
-                    info!(interface = self.name, %error, "the driver has no zero-copy mode: frames are copied");
-                }
-                _ => {}
-            }
-            let program = redirection.place.name();
-            info!(interface = self.name, queue, mode, program, "XDP takes the frames: the host does not see them");
+            zero_copy = socket.is_zero_copy();
+            not_zero_copy = not_zero_copy.or(copied);
+            opened += 1;
             self.queues.push(Queue { number: queue, socket });
         }
+        let interface = &self.name;
+        if let Some(error) = not_zero_copy
+            && worker == 0
+        {
+            info!(interface, %error, "the driver has no zero-copy mode: frames are copied");
+        }
+        let (mode, program) = (if zero_copy { "zero-copy" } else { "copy" }, redirection.place.name());
+        info!(interface, worker, queues = opened, mode, program, "XDP takes the frames: the host does not see them");
         Ok(())
     }
 
@@ -342,10 +348,12 @@ impl Port {
                 }
                 self.close();
             } else {
-                self.tell(if host::is_up(&self.name) { Condition::Up } else { Condition::Down });
-                if let Err(error) = self.open_queues(plan) {
-                    self.tell(Condition::Refused(error.to_string()));
-                }
+                let condition = match self.open_queues(plan) {
+                    Err(error) => Condition::Refused(error.to_string()),
+                    Ok(()) if host::is_up(&self.name) => Condition::Up,
+                    Ok(()) => Condition::Down,
+                };
+                self.tell(condition);
                 return;
             }
         }

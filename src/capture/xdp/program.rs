@@ -46,7 +46,7 @@ pub struct Redirection {
     sockets: Map,
     /// Where it runs.
     pub place: Place,
-    _link: Link,
+    link: Link,
     /// Keeps the interface promiscuous.
     _promiscuous: Option<OwnedFd>,
 }
@@ -65,13 +65,7 @@ impl Redirection {
     /// `EBUSY` or `EEXIST`: there is a program already.
     pub fn attach(interface_index: u32, promiscuous: bool) -> io::Result<Self> {
         let sockets = Map::new(MapKind::Sockets, "linewarden_xsk", 4, 4, MOST_QUEUES)?;
-        let code = redirect(&sockets).ok_or(io::ErrorKind::InvalidData)?;
-        let program = match Program::load_with(ProgramKind::Xdp, HAS_FRAGMENTS, "linewarden", &code) {
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                Program::load(ProgramKind::Xdp, "linewarden", &code)?
-            }
-            loaded => loaded?,
-        };
+        let program = load(&sockets)?;
         let (place, link) = match program.attach_xdp(interface_index, Place::Driver.flags()) {
             Ok(link) => (Place::Driver, link),
             Err(error) if is_taken(&error) => return Err(error),
@@ -85,12 +79,17 @@ impl Redirection {
             make_promiscuous(&socket, interface_index.cast_signed())?;
             Ok(socket)
         });
-        Ok(Self { interface_index, sockets, place, _link: link, _promiscuous: promiscuous.transpose()? })
+        Ok(Self { interface_index, sockets, place, link, _promiscuous: promiscuous.transpose()? })
     }
 
     /// Which interface it runs on.
     pub const fn interface_index(&self) -> u32 {
         self.interface_index
+    }
+
+    /// Puts the program in place anew: a driver that got more queues may have left those without it (veth does).
+    pub fn renew(&self) -> io::Result<()> {
+        self.link.replace(&load(&self.sockets)?)
     }
 
     /// From now on, the frames of a queue go to this socket.
@@ -108,6 +107,16 @@ impl Redirection {
 /// Another program is there: the kernel says `EBUSY` of one of the same kind, `EEXIST` of one in the other place.
 pub fn is_taken(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST))
+}
+
+fn load(sockets: &Map) -> io::Result<Program> {
+    let code = redirect(sockets).ok_or(io::ErrorKind::InvalidData)?;
+    match Program::load_with(ProgramKind::Xdp, HAS_FRAGMENTS, "linewarden", &code) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            Program::load(ProgramKind::Xdp, "linewarden", &code)
+        }
+        loaded => loaded,
+    }
 }
 
 fn redirect(sockets: &Map) -> Option<Vec<Instruction>> {
