@@ -128,7 +128,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Gives the next `most` packets to the table as the auditor does: a batch is hashed and touched, then looked up.
+    /// Gives the next `most` packets to the table as the auditor does: a batch is hashed and asked for, then looked up.
     fn take(&mut self, most: usize) {
         let mut left = most;
         while left > 0 {
@@ -136,18 +136,15 @@ impl<'a> Worker<'a> {
             let batch = self.packets.get(place).unwrap_or_default();
             left -= batch.len();
             let mut keys = [(FlowKey::default(), Sender::Low, 0); BATCH];
-            let mut touched = 0;
             for (packet, ready) in batch.iter().zip(&mut keys) {
                 let (key, sender) = FlowKey::of(packet, true);
                 let hash = self.table.hash(&key);
-                touched ^= self.table.touch_index(hash);
+                self.table.prefetch_index(hash);
                 *ready = (key, sender, hash);
             }
-            black_box(
-                keys.iter()
-                    .take(batch.len())
-                    .fold(touched, |sum, (_, _, hash)| sum ^ self.table.touch(self.table.guess(*hash))),
-            );
+            for (_, _, hash) in keys.iter().take(batch.len()) {
+                self.table.prefetch(self.table.guess(*hash));
+            }
             for (packet, (key, sender, hash)) in batch.iter().zip(&keys) {
                 self.clock = self.clock + self.step;
                 let index = self

@@ -3,6 +3,8 @@
 //! A slot holds the upper half of the hash and the position plus 1; 0 is empty. A larger index takes over the slots of the
 //! smaller one a few at a time, so that no packet waits for all of them.
 
+use prefetch_index::prefetch_index;
+
 /// The index of one flow table.
 #[derive(Debug)]
 pub(super) struct Index {
@@ -22,11 +24,10 @@ impl Index {
         Self { slots: Slots::new(FIRST), old: None, len: 0 }
     }
 
-    /// Reads the first slot of a hash, so that a later look meets it in the cache. Returns what it read: independent
-    /// reads of a whole batch overlap in the processor.
+    /// Asks for the first slot of a hash, so that a later look meets it in the cache.
     #[inline]
-    pub(super) fn touch(&self, hash: u64) -> u64 {
-        self.slots.get(self.slots.home(hash))
+    pub(super) fn prefetch(&self, hash: u64) {
+        prefetch_index(&self.slots.0, self.slots.home(hash));
     }
 
     /// Where the flow of a hash most likely is: told without a branch that a processor could foretell wrongly, from the

@@ -7,6 +7,8 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use prefetch_index::prefetch_index;
+
 use super::index::Index;
 use crate::flow::{Direction, FlowKey, FlowSettings, HashSecrets, Sender};
 use crate::time::Timestamp;
@@ -324,12 +326,10 @@ impl<T: Tenant> FlowTable<T> {
         key.hash(&self.secrets)
     }
 
-    /// Reads the first index slot of a hash, so that a later look meets it in the cache.
-    /// Returns what it read: independent reads of a whole batch overlap in the processor.
-    #[must_use]
+    /// Asks for the first index slot of a hash, so that a later look meets it in the cache.
     #[inline]
-    pub fn touch_index(&self, hash: u64) -> u64 {
-        self.index.touch(hash)
+    pub fn prefetch_index(&self, hash: u64) {
+        self.index.prefetch(hash);
     }
 
     /// Where the flow of a hash most likely is, if it is in the table.
@@ -339,11 +339,13 @@ impl<T: Tenant> FlowTable<T> {
         FlowIndex(self.index.guess(hash))
     }
 
-    /// Reads both lines of a guessed entry, as `touch_index` does.
-    #[must_use]
+    /// Asks for both lines of a guessed entry, likewise.
     #[inline]
-    pub fn touch(&self, guess: FlowIndex) -> u64 {
-        self.entries.get(guess.0 as usize).map_or(0, |flow| u64::from(flow.next) ^ flow.last.as_nanos())
+    pub fn prefetch(&self, guess: FlowIndex) {
+        if let Some(flow) = self.entries.get(guess.0 as usize) {
+            prefetch_index(std::slice::from_ref(&flow.key), 0);
+            prefetch_index(flow.packets.as_slice(), 0);
+        }
     }
 
     /// The flow of a key.
@@ -467,7 +469,6 @@ impl<T: Tenant> FlowTable<T> {
         if now_second >= self.cursor + BUCKETS {
             self.leap(now_second - 1);
         }
-        let mut touched = 0;
         for rank in Rank::ALL {
             while let Some((second, head)) = self.first(rank)
                 && second < now_second
@@ -481,14 +482,13 @@ impl<T: Tenant> FlowTable<T> {
                     let next = flow.next;
                     if self.deadline(flow).as_secs() < now_second {
                         due.push(FlowIndex(position));
-                        // Removing it begins there: the reads of all that are due overlap.
-                        touched ^= self.index.touch(flow.key.hash(&self.secrets));
+                        // Removing it begins there.
+                        self.index.prefetch(flow.key.hash(&self.secrets));
                     } else {
                         self.relink(position);
                     }
                     position = next;
                 }
-                std::hint::black_box(touched);
                 if !due.is_empty() || *budget == 0 {
                     return;
                 }

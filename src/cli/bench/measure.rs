@@ -8,9 +8,9 @@ use crate::audit::{AuditSettings, Auditor, Decapsulation, OtherRecords};
 use crate::capture::advise_huge_pages;
 use crate::capture::reel::{Player, Reel, ReelError};
 use crate::detect::Confidence;
-use crate::flow::{FlowKey, FlowSettings, FlowTable, Rank, Sender, Tenant};
+use crate::flow::{FlowIndex, FlowKey, FlowSettings, FlowTable, Rank, Sender, Tenant};
 use crate::policy::Policy;
-use crate::wire::{Addresses, Frame, ParseError, ParsedPacket, Transport, parse};
+use crate::wire::{Addresses, Frame, ParsedPacket, Transport, parse};
 
 /// What a stage costs.
 #[derive(Clone, Debug)]
@@ -254,7 +254,7 @@ fn five_tuple(packet: &ParsedPacket<'_>) -> u64 {
     addresses ^ ports ^ u64::from(packet.protocol) << 56
 }
 
-/// The flow table alone, as the auditor uses it: a batch is parsed, hashed and touched, then looked up and counted.
+/// The flow table alone, as the auditor uses it: a batch is parsed, hashed and asked for, then looked up and counted.
 struct LookUp(FlowTable<Nothing>);
 
 #[derive(Debug, Default)]
@@ -277,23 +277,25 @@ impl Stage for LookUp {
     fn take(&mut self, frames: &[Frame<'_>]) {
         let Self(table) = self;
         for batch in frames.chunks(BATCH) {
-            black_box(batch.iter().fold(0, |sum, frame| sum ^ frame.data.get(12).copied().unwrap_or(0)));
-            let mut packets = [const { Err(ParseError::NotIp) }; BATCH];
-            for (frame, packet) in batch.iter().zip(&mut packets) {
-                *packet = parse(frame);
-            }
-            let mut keys = [(FlowKey::default(), Sender::Low, 0); BATCH];
-            let mut touched = 0;
-            for (packet, (key, sender, hash)) in packets.iter().zip(&mut keys) {
-                if let Ok(packet) = packet {
-                    (*key, *sender) = FlowKey::of(packet, true);
-                    *hash = table.hash(key);
-                    touched ^= table.touch_index(*hash);
+            let mut keys = [(FlowKey::EMPTY, Sender::Low, 0, FlowIndex::NONE); BATCH];
+            for (frame, ready) in batch.iter().zip(&mut keys) {
+                if let Ok(packet) = parse(frame) {
+                    let (key, sender) = FlowKey::of(&packet, true);
+                    let hash = table.hash(&key);
+                    table.prefetch_index(hash);
+                    *ready = (key, sender, hash, FlowIndex::NONE);
                 }
             }
-            black_box(keys.iter().fold(touched, |sum, (_, _, hash)| sum ^ table.touch(table.guess(*hash))));
-            for ((frame, packet), (key, sender, hash)) in batch.iter().zip(&packets).zip(&keys) {
-                if packet.is_err() {
+            for (_, _, hash, guess) in &mut keys {
+                *guess = table.guess(*hash);
+                table.prefetch(*guess);
+            }
+            for (frame, (key, sender, hash, guess)) in batch.iter().zip(&keys) {
+                if let Some(flow) = table.check(*guess, key) {
+                    flow.count(flow.direction(*sender), frame.at, 1, frame.wire_len.into());
+                    continue;
+                }
+                if *key == FlowKey::EMPTY {
                     continue;
                 }
                 let index = table
