@@ -2,8 +2,7 @@
 //! what could change a verdict comes up.
 
 use std::collections::{BTreeMap, HashSet};
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +20,7 @@ use crate::common::{self, OwnedFrame, capture_folders, ends, pinning, policy};
 use crate::frames::{
     Pair, SERVICE_VLAN, TCP, VLAN, back, esp, ethernet, fragments, ip, ipv4, ipv6, mpls, pppoe, tagged, udp,
 };
-use crate::link::{Program, Sender, in_namespace, settings, until, up, veth};
+use crate::link::{Sender, in_namespace, settings, tun, until, veth};
 
 fn with_fast_path(interfaces: &[&str], workers: u16, flows: u32) -> LiveSettings {
     LiveSettings { fast_path: Some(FastPath { flows, vlan_in_key: true }), ..settings(interfaces, workers) }
@@ -612,27 +611,10 @@ fn an_endpoint_that_talks_to_itself_is_counted_one_way() {
     });
 }
 
-/// Holds a TUN interface, and lets in the packets that it reads in hexadecimal.
-const TUN: &str = "
-import fcntl, os, struct, sys
-tun = os.open('/dev/net/tun', os.O_RDWR)
-fcntl.ioctl(tun, 0x400454ca, struct.pack('16sH', b'tun0', 0x1001))
-print('ready', flush=True)
-for line in sys.stdin:
-    os.write(tun, bytes.fromhex(line))
-";
-
 #[test]
 fn flows_without_link_headers_are_counted_too() {
     in_namespace(|| {
-        let mut command = Command::new("python3");
-        command.args(["-c", TUN]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut holder = Program(command.spawn().unwrap());
-        let mut said = String::new();
-        BufReader::new(holder.0.stdout.take().unwrap()).read_line(&mut said).unwrap();
-        assert_eq!(said, "ready\n");
-        up("tun0");
-        let mut inside = holder.0.stdin.take().unwrap();
+        let (_holder, mut inside) = tun();
         let mut outside = Sender::on("tun0");
         let audit = || AuditSettings { interfaces: vec!["tun0".into()], ..common::settings() };
         let fast = Watch::start(&with_fast_path(&["tun0"], 2, 256), audit());

@@ -1,7 +1,8 @@
 //! Turns a test into a process in a network namespace of its own, and gives it interfaces, senders and captures there.
 
 use std::fs;
-use std::process::{Child, Command, Stdio};
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -80,6 +81,43 @@ impl Drop for Program {
         let _ = self.0.wait();
     }
 }
+
+/// Makes `far`-`near` and `out`-`end`, with a bridge between `near` and `out`: what comes in at one goes out at the other.
+pub fn bridged() {
+    veth("far", "near");
+    veth("out", "end");
+    // Without snooping the bridge sends nothing of its own.
+    run("ip link add name bridge type bridge mcast_snooping 0");
+    up("bridge");
+    for port in ["near", "out"] {
+        run(&format!("ip link set {port} master bridge"));
+        // linux/if_bridge.h: BR_STATE_FORWARDING.
+        until("the bridge to forward", || sysfs(port, "brport/state") == "3");
+    }
+}
+
+/// Makes the TUN interface `tun0`: who holds it, and where packets that it is to let in are written, in hexadecimal.
+pub fn tun() -> (Program, ChildStdin) {
+    let mut command = Command::new("python3");
+    command.args(["-c", TUN]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut holder = Program(command.spawn().unwrap());
+    let mut said = String::new();
+    BufReader::new(holder.0.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    assert_eq!(said, "ready\n");
+    up("tun0");
+    let inside = holder.0.stdin.take().unwrap();
+    (holder, inside)
+}
+
+/// Holds a TUN interface, and lets in the packets that it reads in hexadecimal.
+const TUN: &str = "
+import fcntl, os, struct, sys
+tun = os.open('/dev/net/tun', os.O_RDWR)
+fcntl.ioctl(tun, 0x400454ca, struct.pack('16sH', b'tun0', 0x1001))
+print('ready', flush=True)
+for line in sys.stdin:
+    os.write(tun, bytes.fromhex(line))
+";
 
 /// Another host: a network namespace that lives with this value.
 pub struct Host(Program);

@@ -1,8 +1,7 @@
 //! What a frame is when it arrives: with the tag that the kernel took out, cut, filtered, joined from segments, and once.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::net::{TcpListener, UdpSocket};
-use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use linewarden::wire::{LinkType, VlanTag, parse};
 
 use crate::frames::{SERVICE_VLAN, UDP, VLAN, back, ethernet, ipv4, ipv6, tagged, tcp, udp};
 use crate::link::{
-    Capture, Host, Program, Sender, counted, in_namespace, run, settings, sysfs, until, until_up, up, veth,
+    Capture, Host, Sender, bridged, counted, in_namespace, run, settings, tun, until, until_up, up, veth,
 };
 use crate::{Outline, outlines, records};
 
@@ -23,16 +22,7 @@ const TAGS: [(u16, u16); 4] = [(VLAN, 0x6064), (SERVICE_VLAN, 100), (VLAN, 0xfff
 fn a_vlan_tag_that_the_kernel_took_out_is_put_back() {
     in_namespace(|| {
         // What comes in at `near` goes out at `out`, its tag still apart from it.
-        veth("far", "near");
-        veth("out", "end");
-        // Without snooping the bridge sends nothing of its own.
-        run("ip link add name bridge type bridge mcast_snooping 0");
-        up("bridge");
-        for port in ["near", "out"] {
-            run(&format!("ip link set {port} master bridge"));
-            // linux/if_bridge.h: BR_STATE_FORWARDING.
-            until("the bridge to forward", || sysfs(port, "brport/state") == "3");
-        }
+        bridged();
         let [mut incoming, mut outgoing] = ["near", "out"].map(|name| Capture::rings(&settings(&[name], 1)));
         let (mut far, mut near) = (Sender::on("far"), Sender::on("near"));
         for (number, (tpid, tci)) in (1..).zip(TAGS) {
@@ -219,27 +209,10 @@ fn a_frame_on_the_loopback_counts_once() {
     });
 }
 
-/// Holds a TUN interface, and lets in the packets that it reads in hexadecimal.
-const TUN: &str = "
-import fcntl, os, struct, sys
-tun = os.open('/dev/net/tun', os.O_RDWR)
-fcntl.ioctl(tun, 0x400454ca, struct.pack('16sH', b'tun0', 0x1001))
-print('ready', flush=True)
-for line in sys.stdin:
-    os.write(tun, bytes.fromhex(line))
-";
-
 #[test]
 fn an_interface_without_link_headers_is_captured() {
     in_namespace(|| {
-        let mut command = Command::new("python3");
-        command.args(["-c", TUN]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut holder = Program(command.spawn().unwrap());
-        let mut said = String::new();
-        BufReader::new(holder.0.stdout.take().unwrap()).read_line(&mut said).unwrap();
-        assert_eq!(said, "ready\n");
-        up("tun0");
-        let mut inside = holder.0.stdin.take().unwrap();
+        let (_holder, mut inside) = tun();
         let mut outside = Sender::on("tun0");
         let mut captures = [1, 2, 4].map(|workers| Capture::rings(&settings(&["tun0"], workers)));
         let pairs: Vec<_> = (2..10).flat_map(|number| [ipv4(number), ipv6(number)]).collect();

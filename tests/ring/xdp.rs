@@ -14,7 +14,7 @@ use crate::common::netns::Daemon;
 use crate::common::pcap::frames as recorded;
 use crate::daemon::{start, stop};
 use crate::frames::{SERVICE_VLAN, VLAN, back, ethernet, ipv4, ipv6, tagged, udp};
-use crate::link::{Capture, Sender, counted, in_namespace, run, settings, sysfs, until, until_up, up, veth};
+use crate::link::{Capture, Sender, bridged, counted, in_namespace, run, settings, sysfs, until, until_up, up, veth};
 use crate::records;
 
 const XDP: XdpSettings = XdpSettings { mode: XdpMode::Auto, takes_frames: false, symmetric_rss: false };
@@ -214,15 +214,7 @@ fn frames_longer_than_a_chunk_count_whole_and_are_cut() {
 #[test]
 fn a_tag_in_the_frame_stays_there_and_one_taken_out_is_lost() {
     in_namespace(|| {
-        veth("far", "near");
-        veth("out", "end");
-        run("ip link add name bridge type bridge mcast_snooping 0");
-        up("bridge");
-        for port in ["near", "out"] {
-            run(&format!("ip link set {port} master bridge"));
-            // linux/if_bridge.h: BR_STATE_FORWARDING.
-            until("the bridge to forward", || sysfs(port, "brport/state") == "3");
-        }
+        bridged();
         let mut far = Sender::on("far");
         let plain = ethernet(&udp(ipv4(2), [1, 2], &[7; 50]));
         let [one, two] = [tagged(VLAN, 100, &plain), tagged(SERVICE_VLAN, 7, &tagged(VLAN, 8, &plain))];
