@@ -135,7 +135,7 @@ impl<'a> Worker<'a> {
             let place = self.advance(BATCH.min(left));
             let batch = self.packets.get(place).unwrap_or_default();
             left -= batch.len();
-            let mut keys = [(FlowKey::default(), Sender::Low, 0); BATCH];
+            let mut keys = [(FlowKey::EMPTY, Sender::Low, 0); BATCH];
             for (packet, ready) in batch.iter().zip(&mut keys) {
                 let (key, sender) = FlowKey::of(packet, true);
                 let hash = self.table.hash(&key);

@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 
-use super::Auditor;
 use super::case::{Case, Marks};
 use super::describe::FlowName;
+use super::{Auditor, UDP};
 use crate::detect::{Carrier, Protocol, Segment, beside_tls};
 use crate::flow::{Direction, Flow, FlowIndex, FlowKey, FlowTable, Sender};
 use crate::record::Record;
@@ -50,8 +50,6 @@ impl Family {
         }
     }
 }
-
-const UDP: u8 = 17;
 
 /// Flows of one family between two hosts that are remembered; those beyond name others, but are not named.
 const MOST: usize = 8;

@@ -3,7 +3,7 @@
 
 use super::case::Marks;
 use super::inspection::{WITH_EVIDENCE, is_first, is_sample};
-use super::{Auditor, Name};
+use super::{Auditor, Name, TCP, UDP};
 use crate::flow::{Flow, FlowIndex, FlowKey, PortKind, Sender};
 use crate::record::Record;
 use crate::time::Timestamp;
@@ -70,8 +70,6 @@ pub struct ElsewhereCounters {
     pub octets: u64,
 }
 
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 const ESP: u8 = 50;
 
 impl Auditor {

@@ -753,6 +753,7 @@ fn is_calm(packet: &ParsedPacket<'_>, has_keys: bool) -> bool {
 }
 
 const TCP: u8 = 6;
+const UDP: u8 = 17;
 
 /// Whether a UDP payload is looked at whatever was looked at before.
 #[inline]

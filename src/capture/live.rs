@@ -88,15 +88,15 @@ fn quiet(settings: &LiveSettings) -> Duration {
 }
 
 /// How often interfaces are looked for, and looked after.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// A group starts without members that did not join after this long: they will be missing, which is better than all.
 const GATHER: Duration = Duration::from_secs(3);
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "an edge: says when to look for interfaces again, never when a packet was"
+    reason = "an edge: says how long to wait and when to look for interfaces again, never when a packet was"
 )]
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     Instant::now()
 }
 
@@ -369,7 +369,8 @@ impl Port {
     }
 }
 
-const EMPTY: Frame<'static> = Frame {
+/// What a batch is made of before frames are put into it.
+pub(super) const EMPTY: Frame<'static> = Frame {
     at: Timestamp::ZERO,
     number: 0,
     wire_len: 0,

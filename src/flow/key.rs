@@ -30,7 +30,7 @@ pub enum PortKind {
 }
 
 /// The key of a flow, 44 octets. Equal for both directions.
-#[derive(Clone, Copy, Debug, Default, Eq)]
+#[derive(Clone, Copy, Debug, Eq)]
 #[repr(C)]
 pub struct FlowKey {
     /// Lower and higher endpoint by (address, port).

@@ -210,7 +210,7 @@ impl<T: Default> Flow<T> {
     /// A free entry; `next` is the next free one.
     fn vacant(next: u32) -> Self {
         Self {
-            key: FlowKey::default(),
+            key: FlowKey::EMPTY,
             next,
             prev: NIL,
             interface: InterfaceId::default(),

@@ -35,12 +35,12 @@ use tracing::{info, warn};
 
 use self::program::{MOST_QUEUES, Place, Redirection, is_taken};
 use self::socket::{Chunks, Drops, Refusal, Socket, Step, Way};
-use super::live::{NicDrops, link_layer};
+use super::live::{EMPTY, LOOK_AGAIN, NicDrops, link_layer, now};
 use super::ring::{interface_index, wait};
 use super::{BATCH, CaptureCounters, CaptureError, LinkLayer, LiveSettings, Source};
 use crate::config::XdpMode;
 use crate::time::Timestamp;
-use crate::wire::{Frame, InterfaceId, LinkType};
+use crate::wire::{Frame, InterfaceId};
 
 /// What only `AF_XDP` is told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -106,18 +106,11 @@ fn check(settings: &LiveSettings, xdp: XdpSettings) -> Result<(), CaptureError> 
     Ok(())
 }
 
-/// How often interfaces are looked for, and looked after.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// What is still on its way to a socket that was taken out of the map comes sooner than this.
 const QUIET: Duration = Duration::from_millis(20);
 /// For so long, a queue may still belong to a socket that was just closed: the kernel takes leave of it in its own time.
 const TAKE_LEAVE: Duration = Duration::from_secs(2);
 const TAKE_LEAVE_PAUSE: Duration = Duration::from_millis(10);
-
-#[expect(clippy::disallowed_methods, reason = "an edge: says how long to wait, never when a packet was")]
-fn now() -> Instant {
-    Instant::now()
-}
 
 #[expect(clippy::disallowed_methods, reason = "an edge: XDP gives frames no time, so that of reading has to do")]
 fn clock() -> Timestamp {
@@ -419,16 +412,6 @@ fn whole_frame(socket: &Socket, mut at: u32) -> Option<(&[u8], u32, u32)> {
     }
     Some((first.data, octets, at + 1))
 }
-
-const EMPTY: Frame<'static> = Frame {
-    at: Timestamp::ZERO,
-    number: 0,
-    wire_len: 0,
-    interface: InterfaceId(0),
-    link: LinkType::Ethernet,
-    stripped_vlan: None,
-    data: &[],
-};
 
 /// Opens a socket in the best way that mode and driver allow. Gives also why it is not zero-copy, where it might have been.
 fn bind(
