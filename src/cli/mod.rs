@@ -20,6 +20,8 @@ use crate::capture::CaptureError;
 use crate::capture::file::FileError;
 use crate::config::{Config, ConfigError};
 use crate::daemon::DaemonError;
+use crate::sink::sealed::LogError;
+use crate::sink::sealed::key::KeyError;
 
 /// Labels every flow on a link: approved leased line or VPN, unapproved tunnel, or neither.
 ///
@@ -122,6 +124,7 @@ impl From<DaemonError> for Failure {
                 CaptureError::NoInterface(_) | CaptureError::HardwareType { .. } | CaptureError::Setting(_),
             )
             | DaemonError::Config(_)
+            | DaemonError::Log(LogError::Key(KeyError::Refused { .. }))
             | DaemonError::NoDefaultRoute => CONFIGURATION,
             _ => FAILED,
         };

@@ -5,11 +5,13 @@ mod approvals;
 mod decapsulate;
 mod filter;
 mod keys;
+mod log;
 mod reader;
 mod settings;
 
 pub use approvals::Approvals;
 pub use filter::{FilterError, Instruction, parse_filter};
+pub use log::{LogConfig, StateConfig};
 pub use settings::{APPROVAL_FOLDERS, no_approvals};
 
 use std::path::{Path, PathBuf};
@@ -36,6 +38,8 @@ pub struct Config {
     pub policy: PolicyConfig,
     /// Section `records`.
     pub records: RecordsConfig,
+    /// Section `state`.
+    pub state: StateConfig,
 }
 
 /// How live packets are taken.
@@ -129,6 +133,8 @@ pub struct RecordsConfig {
     pub other: OtherRecords,
     /// Records that may wait for the disk; beyond it they are dropped and counted.
     pub queue: usize,
+    /// How the log is kept.
+    pub log: LogConfig,
 }
 
 /// Everything wrong with a configuration, ready to print.
@@ -167,6 +173,9 @@ impl Config {
         }
         if let Some(section) = top.section("records") {
             self.records.take(&section);
+        }
+        if let Some(section) = top.section("state") {
+            self.state.take(&section);
         }
         top.finish();
     }
@@ -268,6 +277,7 @@ impl RecordsConfig {
         set(&mut self.other, section.value("other").and_then(|value| value.choice(&others)));
         let queue = section.value("queue").and_then(|value| value.integer(" of records", 1..=16 << 20));
         set(&mut self.queue, queue.map(|records| records as usize));
+        self.log.take(section);
         section.finish();
     }
 }
@@ -313,7 +323,13 @@ impl Default for PolicyConfig {
 
 impl Default for RecordsConfig {
     fn default() -> Self {
-        Self { dir: None, update_interval: Duration::from_mins(5), other: OtherRecords::All, queue: 65_536 }
+        Self {
+            dir: None,
+            update_interval: Duration::from_mins(5),
+            other: OtherRecords::All,
+            queue: 65_536,
+            log: LogConfig::default(),
+        }
     }
 }
 

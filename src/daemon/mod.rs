@@ -13,7 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-use self::records::{Control, Log, run_log};
+use self::records::{Control, run_log};
 pub use self::state::clock;
 use self::state::{Notifier, State};
 use crate::audit::Auditor;
@@ -24,7 +24,7 @@ use crate::capture::{
 use crate::config::{Backend, Config, ConfigError, no_approvals};
 use crate::policy::Policy;
 use crate::sink::live::LiveView;
-use crate::sink::ndjson::NdjsonFile;
+use crate::sink::sealed::{LogError, SealedLog};
 
 /// Why the daemon did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -40,14 +40,9 @@ pub enum DaemonError {
     /// Capture could not start.
     #[error(transparent)]
     Capture(#[from] CaptureError),
-    /// The log cannot be written.
-    #[error("{path}: records cannot be written there: {source}")]
-    Records {
-        /// Which file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    /// The log cannot be written, or not be signed.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// The system refused something else.
     #[error("cannot {what}: {source}")]
     System {
@@ -80,8 +75,8 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
     runtime.block_on(serve(config))
 }
 
-/// The log's file name in its folder.
-pub const LOG_FILE: &str = "linewarden.ndjson";
+/// Name of the log of records: `linewarden.ndjson` in its folder.
+pub const LOG: &str = "linewarden";
 /// The summary's.
 pub const SUMMARY_FILE: &str = "summary.json";
 
@@ -92,12 +87,14 @@ async fn serve(config: &Config) -> Result<(), DaemonError> {
     let sensor = config.sensor_name();
     let policy = load_policy(config)?;
     let (sources, names) = open_sources(config)?;
-    let (log, log_path) = open_log(config)?;
+    let folder = log_folder(config);
+    let log = SealedLog::open(&folder, LOG, &config.state_folder(&folder), &config.records.log, clock())?;
+    let log_path = log.path().to_owned();
     let live = Arc::<LiveView>::default();
 
     let (outbox, receiver) = Outbox::new(config.records.queue);
     let (control, controls) = mpsc::channel(4);
-    let log = tokio::spawn(run_log(log, Arc::clone(&live), receiver, controls));
+    let log = tokio::spawn(run_log(log, config.records.log.sync_interval, Arc::clone(&live), receiver, controls));
 
     let names: Vec<Arc<str>> = names.into_iter().map(Into::into).collect();
     let seed = RandomState::new().build_hasher().finish();
@@ -120,7 +117,6 @@ async fn serve(config: &Config) -> Result<(), DaemonError> {
 
     let interfaces = names.join(", ");
     info!(%interfaces, workers = workers.len(), records = %log_path.display(), "capturing");
-    let folder = log_path.parent().unwrap_or(Path::new("."));
     let mut state = State::new(sensor, interfaces, folder.join(SUMMARY_FILE), live, policy);
     let mut notifier = Notifier::new();
     notifier.ready();
@@ -276,22 +272,11 @@ fn fast_path(config: &Config) -> Option<FastPath> {
 }
 
 /// The folder that the settings name; else the system's where it may be written, else one in the working folder.
-fn open_log(config: &Config) -> Result<(Log, PathBuf), DaemonError> {
-    let open = |folder: &Path| {
-        let path = folder.join(LOG_FILE);
-        match NdjsonFile::open(&path) {
-            Ok(file) => Ok((file, path)),
-            Err(source) => Err(DaemonError::Records { path, source }),
-        }
-    };
+fn log_folder(config: &Config) -> PathBuf {
     if let Some(folder) = &config.records.dir {
-        return open(folder);
+        return folder.clone();
     }
     let system = Path::new("/var/log/linewarden");
-    if system.is_dir()
-        && let Ok(opened) = open(system)
-    {
-        return Ok(opened);
-    }
-    open(Path::new("linewarden-log"))
+    let may_write = rustix::fs::access(system, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK);
+    if system.is_dir() && may_write.is_ok() { system.into() } else { "linewarden-log".into() }
 }

@@ -2,12 +2,16 @@
 //!
 //! | file | turns records into |
 //! |---|---|
-//! | `ndjson` | lines of JSON, on a disk that may be full for a while |
+//! | `ndjson` | lines of JSON |
+//! | `sealed` | a log of such lines that is rotated, bounded, and can be proved whole |
+//! | `archive` | a closed segment of it into a compressed one |
 //! | `table` | a table for people |
 //! | `live` | the tunnels that are open now |
 
+pub mod archive;
 pub mod live;
 pub mod ndjson;
+pub mod sealed;
 pub mod table;
 
 #[cfg(test)]
