@@ -7,6 +7,7 @@ mod explain;
 mod interfaces;
 mod replay;
 mod run;
+mod verify_log;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -34,7 +35,7 @@ struct Arguments {
 }
 
 /// Below every help text.
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed while running; 2 findings (replay --fail-on unapproved); 64 usage; 65 bad data; 77 permission; 78 configuration.";
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed while running; 2 findings (replay --fail-on unapproved); 64 usage; 65 bad data, or a log that is not whole; 77 permission; 78 configuration.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -44,6 +45,8 @@ enum Command {
     Replay(replay::Options),
     /// Say why one flow of a capture file got its verdict
     Explain(explain::Options),
+    /// Check that the log is whole: signed seals, the chain of them, and every record under it
+    VerifyLog(verify_log::Options),
     /// Check configuration and approvals
     CheckConfig(check_config::Options),
     /// List what is recognised, and how
@@ -148,6 +151,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run(options) => run::run(&options),
         Command::Replay(options) => replay::run(&options),
         Command::Explain(options) => explain::run(&options),
+        Command::VerifyLog(options) => verify_log::run(&options),
         Command::CheckConfig(options) => check_config::run(&options),
         Command::Detectors(options) => detectors::run(&options),
         Command::Interfaces => interfaces::run(),

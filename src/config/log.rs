@@ -71,6 +71,16 @@ impl StateConfig {
 }
 
 impl Config {
+    /// The folder of the log: the setting; else the system's where it may be written, else one in the working folder.
+    #[must_use]
+    pub fn log_folder(&self) -> PathBuf {
+        if let Some(folder) = &self.records.dir {
+            return folder.clone();
+        }
+        let [system, _] = SYSTEM_FOLDERS.map(Path::new);
+        if may_write(system) { system.into() } else { "linewarden-log".into() }
+    }
+
     /// The folder of the state of a log in `log`: the setting; else, for a log where the system keeps it,
     /// `/var/lib/linewarden` if that may be written; else `state` beside the log, so that logs in several folders do not
     /// get into each other's state.
@@ -80,9 +90,13 @@ impl Config {
             return folder.clone();
         }
         let [system_log, system_state] = SYSTEM_FOLDERS.map(Path::new);
-        let may_write = rustix::fs::access(system_state, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK);
-        if log == system_log && may_write.is_ok() { system_state.into() } else { log.join("state") }
+        if log == system_log && may_write(system_state) { system_state.into() } else { log.join("state") }
     }
+}
+
+fn may_write(folder: &Path) -> bool {
+    use rustix::fs::{Access, access};
+    folder.is_dir() && access(folder, Access::WRITE_OK | Access::EXEC_OK).is_ok()
 }
 
 impl Default for LogConfig {

@@ -5,7 +5,6 @@ mod state;
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -87,7 +86,7 @@ async fn serve(config: &Config) -> Result<(), DaemonError> {
     let sensor = config.sensor_name();
     let policy = load_policy(config)?;
     let (sources, names) = open_sources(config)?;
-    let folder = log_folder(config);
+    let folder = config.log_folder();
     let log = SealedLog::open(&folder, LOG, &config.state_folder(&folder), &config.records.log, clock())?;
     let log_path = log.path().to_owned();
     let live = Arc::<LiveView>::default();
@@ -269,14 +268,4 @@ fn fast_path(config: &Config) -> Option<FastPath> {
         return None;
     }
     Some(FastPath { flows, vlan_in_key: config.flow.vlan_in_key })
-}
-
-/// The folder that the settings name; else the system's where it may be written, else one in the working folder.
-fn log_folder(config: &Config) -> PathBuf {
-    if let Some(folder) = &config.records.dir {
-        return folder.clone();
-    }
-    let system = Path::new("/var/log/linewarden");
-    let may_write = rustix::fs::access(system, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK);
-    if system.is_dir() && may_write.is_ok() { system.into() } else { "linewarden-log".into() }
 }

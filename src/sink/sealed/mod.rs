@@ -175,6 +175,8 @@ impl SealedLog {
         this.begin();
         this.retain();
         this.keep();
+        // Records behind a `close` and without an `open` are somebody else's: ours come after it.
+        this.keeper.settle(false);
         Ok(this)
     }
 
