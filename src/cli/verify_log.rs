@@ -142,7 +142,7 @@ fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
     }
     match &report.signed {
         Some(signed) => {
-            writeln!(out, "  signed     up to seal {} at {}, chain {}", signed.seal, signed.time, signed.chain)?
+            writeln!(out, "  signed     up to seal {} at {}, chain {}", signed.seal, signed.time, signed.chain)?;
         }
         None => writeln!(out, "  signed     nothing by your key")?,
     }

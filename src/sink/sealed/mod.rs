@@ -95,6 +95,8 @@ pub struct SealedLog {
     is_unsigned: bool,
     /// Latest segment that retention took away in this run.
     removed_to: u64,
+    /// Some could not go yet.
+    retain_again: bool,
 
     /// For the keeper. Grows where the disk takes lines and no seals, by a two-hundredth of what it takes.
     seals: Vec<u8>,
@@ -163,6 +165,7 @@ impl SealedLog {
             chain: found.chain,
             is_unsigned: false,
             removed_to: 0,
+            retain_again: false,
             seals: found.seals,
             head: None,
             is_dirty: true,
@@ -243,7 +246,8 @@ impl SealedLog {
         if self.end > 0 && now.since(self.start) >= self.config.rotate_interval {
             self.rotate();
         }
-        if now.since(self.retained).as_secs() >= RETAIN_SECONDS {
+        let is_again = self.retain_again && self.keeper.outstanding() == 0;
+        if is_again || now.since(self.retained).as_secs() >= RETAIN_SECONDS {
             self.retain();
         }
     }
@@ -375,7 +379,7 @@ impl SealedLog {
             let lines = if whole == self.pending.len() {
                 self.waiting
             } else {
-                on_disk.iter().filter(|&&octet| octet == b'\n').count() as u64
+                on_disk.split(|&octet| octet == b'\n').count() as u64 - 1
             };
             self.batch.add(self.pending.get(..whole).unwrap_or_default(), lines);
             self.end += whole as u64;
@@ -474,7 +478,7 @@ impl SealedLog {
 
     /// Removes the oldest closed segments that are too old or too many. A signed seal comes first.
     fn retain(&mut self) {
-        self.retained = self.now;
+        (self.retained, self.retain_again) = (self.now, false);
         let listing = match Listing::read(&self.folder, &self.log) {
             Ok(listing) => listing,
             Err(error) => {
@@ -492,7 +496,8 @@ impl SealedLog {
                 break;
             }
             if files.seals.is_none() && self.keeper.outstanding() > 0 {
-                // It was closed just now: next time.
+                // It was closed just now.
+                self.retain_again = true;
                 break;
             }
             total -= files.octets;

@@ -292,14 +292,13 @@ fn look_behind(path: &Path, sealed: u64) -> io::Result<Tail> {
     if !line.is_empty() {
         let mut file = OpenOptions::new().append(true).open(path)?;
         let whole = file.seek(SeekFrom::End(0))? - line.len() as u64;
-        match cut(&file, whole) {
-            Ok(()) => tail.torn = line.len() as u64,
-            Err(_) => {
-                // A file that may only grow (chattr +a) keeps half a line: the next must not become part of it.
-                file.write_all(b"\n")?;
-                line.push(b'\n');
-                batch.add(&line, 1);
-            }
+        if cut(&file, whole).is_ok() {
+            tail.torn = line.len() as u64;
+        } else {
+            // A file that may only grow (chattr +a) keeps half a line: the next must not become part of it.
+            file.write_all(b"\n")?;
+            line.push(b'\n');
+            batch.add(&line, 1);
         }
     }
     if batch.octets > 0 {

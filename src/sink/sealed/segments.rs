@@ -235,6 +235,7 @@ pub fn read_seals(path: &Path, mut take: impl FnMut(SealLine)) -> io::Result<()>
 
 /// Which file holds which segment, told by the first batch of each: for files that somebody else renamed. `wanted` are
 /// octets and hash of first batches, with the segment's number.
+#[must_use]
 pub fn find_renamed(others: &[PathBuf], wanted: &[(u64, Hash, u64)]) -> BTreeMap<u64, PathBuf> {
     let lengths: BTreeSet<u64> =
         wanted.iter().map(|(octets, ..)| *octets).filter(|o| (1..=MAX_BATCH).contains(o)).collect();
