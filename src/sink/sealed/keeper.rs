@@ -152,6 +152,9 @@ impl Body {
                 }
             }
             self.outstanding.fetch_sub(1, Ordering::AcqRel);
+            if let Job::Settle(answer, _) = job {
+                let _ = answer.send(());
+            }
         }
     }
 
@@ -189,13 +192,12 @@ impl Body {
                 }
                 self.sync_folder();
             }
-            Job::Settle(answer, compressed) => {
+            Job::Settle(_, compressed) => {
                 if *compressed {
                     let (done, all_done) = sync_channel(1);
                     let _ = self.archives.send(Archive::Settle(done));
                     let _ = all_done.recv();
                 }
-                let _ = answer.send(());
             }
         }
         Ok(())
