@@ -54,7 +54,7 @@ use crate::config::Instruction;
 use crate::wire::{Frame, LinkType};
 
 /// Frames handed over at once: as many as the core looks up together, a few times over.
-pub const BATCH: usize = 64;
+pub const BATCH: usize = 256;
 
 /// How live packets are taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
