@@ -65,6 +65,7 @@ fn the_shipped_example_holds_valid_approvals() {
     assert!(approvals.warnings.is_empty(), "{:?}", approvals.warnings);
     assert_eq!(approvals.list[1].keys.len(), 1);
     assert_eq!(approvals.list[2].kind, ApprovalKind::LeasedLine);
+    assert_eq!(approvals.list[2].capacity, Some(1_000_000_000));
     assert_eq!(approvals.list[0].valid_until.to_string(), "2027-07-01T00:00:00.000000000Z");
 }
 
@@ -205,6 +206,9 @@ fn wrong_approvals_are_named_with_place_text_and_remedy() {
         (with("tunnels = [\"wiregard\"]"), "did you mean \"wireguard\"?"),
         (with("path = { vlan = 4095 }"), "path.vlan is 4095: write a whole number from 1 to 4094"),
         (with("path = { mpls_labl = 1 }"), "path.mpls_labl is not a known key: did you mean `mpls_label`?"),
+        (with("capacity = \"1GB/s\""), "capacity is \"1GB/s\": write a rate in quotes, such as \"2048kbit/s\""),
+        (with("capacity = \"0bit/s\""), "write a rate in quotes"),
+        (with("capacity = 1000"), "write a rate in quotes"),
         (with("valid_untill = 2027-01-01"), "did you mean `valid_until`?"),
         (
             format!("[[approval]]\n{GOOD}[[approval]]\n{GOOD}"),
@@ -249,6 +253,10 @@ fn the_revision_changes_with_the_meaning_only() {
     for (from, to) in [("\"o\"", "\"p\""), ("2027", "2028"), ("100.7", "100.8"), ("vpn", "leased-line")] {
         assert_ne!(one, revision(&[("1.toml", &GOOD.replace(from, to)), ("2.toml", &other)]), "{to}");
     }
+    let with_capacity = |rate| format!("{GOOD}capacity = \"{rate}\"\n");
+    let fast = revision(&[("1.toml", &with_capacity("1Gbit/s"))]);
+    assert_ne!(fast, revision(&[("1.toml", GOOD)]));
+    assert_eq!(fast, revision(&[("1.toml", &with_capacity("1000Mbit/s"))]));
     assert_eq!(Approvals::empty().revision, revision(&[]));
     assert_eq!(&*revision(&[]), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
 }
