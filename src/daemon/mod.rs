@@ -214,7 +214,7 @@ fn reload(config: &Config, workers: &[Worker], state: &mut State) {
     match load_policy(config) {
         Ok(policy) => {
             for worker in workers {
-                worker.tell(Command::SetPolicy(Arc::clone(&policy)));
+                worker.tell(Command::SetPolicy(Arc::clone(&policy), tokio::sync::oneshot::channel().0));
             }
             info!(revision = %policy.revision(), "approvals reloaded: every open flow is judged again");
             state.policy = policy;
