@@ -44,7 +44,7 @@ fn the_shipped_settings_are_the_defaults_and_show_every_key() {
     assert_eq!(config.policy.approvals.as_deref(), Some(Path::new("/etc/linewarden/approvals.d")));
     assert_eq!(config.records.dir.as_deref(), Some(Path::new("/var/log/linewarden")));
     // And there is no other: a nonsense key is answered with all that are known.
-    for section in ["capture", "decapsulate", "flow", "policy", "records"] {
+    for section in ["capture", "decapsulate", "flow", "policy", "records", "control", "metrics"] {
         let error = load(&format!("[{section}]\nqqqqqqqqqqqqqqqq = 1\n")).unwrap_err();
         let known = error.split("known here: ").nth(1).unwrap().lines().next().unwrap();
         for key in known.split(", ") {
@@ -148,6 +148,15 @@ fn wrong_settings_are_named_with_place_text_and_remedy() {
         ("[policy]\nmin_confidence = \"sure\"", "write \"possible\", \"likely\" or \"certain\""),
         ("[records]\nother = \"ends\"", "did you mean \"end\"?"),
         ("[records]\nqueue = 0", "write a whole number of records from 1"),
+        ("[control]\nsocket = \"\"", "control.socket is \"\": write a text that is not empty"),
+        (
+            "[metrics]\nlisten = \"0.0.0.0:9470\"",
+            "metrics.listen is \"0.0.0.0:9470\": metrics are served without a password, so to this machine alone, and 0.0.0.0 is no loopback address",
+        ),
+        ("[metrics]\nlisten = \"[2001:db8::1]:9470\"", "2001:db8::1 is no loopback address"),
+        ("[metrics]\nlisten = \"localhost:9470\"", "write \"unix:/run/linewarden/metrics.sock\", \"127.0.0.1:9470\""),
+        ("[metrics]\nlisten = \"127.0.0.1:0\"", "port 0 is any port"),
+        ("[metrics]\nlisten = \"unix:\"", "write \"unix:/run"),
         ("[records\n", "t.toml:1:"),
         ("sensor = 1\n[flow]\nidle = 1\n", "flow.idle is not a known key"),
     ];

@@ -122,6 +122,8 @@ impl Outbox {
 pub struct Worker {
     /// What it counts.
     pub status: Arc<Status>,
+    /// Packets of settled flows are counted in the kernel.
+    pub counts_elsewhere: bool,
     commands: Sender<Command>,
     thread: JoinHandle<Result<(), WorkerError>>,
 }
@@ -147,7 +149,9 @@ impl Worker {
         let status = Arc::<Status>::default();
         let (commands, receiver) = channel();
         let (mut source, mut auditor) = (source, auditor);
-        if let Some(elsewhere) = source.elsewhere() {
+        let elsewhere = source.elsewhere();
+        let counts_elsewhere = elsewhere.is_some();
+        if let Some(elsewhere) = elsewhere {
             auditor.count_elsewhere(elsewhere);
         }
         let body = Body { source, auditor, outbox, commands: receiver, status: Arc::clone(&status), lost: 0, sent: 0 };
@@ -162,7 +166,7 @@ impl Worker {
             result.unwrap_or_else(|panic| Err(WorkerError::Panic(message(panic.as_ref()))))
         };
         let thread = std::thread::Builder::new().name(format!("worker-{id}")).spawn(run)?;
-        Ok(Self { status, commands, thread })
+        Ok(Self { status, counts_elsewhere, commands, thread })
     }
 
     /// Tells it something; nobody hears it once the worker has ended.
