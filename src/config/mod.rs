@@ -10,6 +10,7 @@ mod service;
 mod settings;
 
 pub use approvals::Approvals;
+pub use decapsulate::mirror_name;
 pub use filter::{FilterError, Instruction, parse_filter};
 pub use service::{ControlConfig, Listen, MAX_SOCKET_PATH, MetricsConfig, Origin};
 pub use settings::{APPROVAL_FOLDERS, no_approvals};

@@ -133,7 +133,9 @@ fn text(status: &StatusAnswer) -> String {
         "off".to_owned()
     };
     line("kernel", &format!("fast path {fast}"));
-    let _ = write!(text, "\n{}\n\n{}\n", trimmed(&interfaces(&status.interfaces)), trimmed(&workers(status)));
+    for table in [interfaces(&status.interfaces), gaps(&status.interfaces), workers(status)] {
+        let _ = writeln!(text, "\n{}", trimmed(&table));
+    }
     text
 }
 
@@ -147,37 +149,49 @@ fn interfaces(all: &[InterfaceAnswer]) -> Table {
         "kernel dropped",
         "NIC missed",
         "undecodable",
-        "one-way",
-        "last packet",
-        "last hour: no link / longest silence / dropped",
-        "last day",
+        "one-way flows",
+        "last packet (UTC)",
     ]);
     for of in all {
-        let gaps = |span: &Span| {
-            format!(
-                "{} / {} / {}",
-                self::span(span.without_link_seconds),
-                self::span(span.longest_silence_seconds),
-                span.dropped_kernel + span.dropped_nic
-            )
-        };
         let link = match of.link {
             LinkState::Up => "up".to_owned(),
             link => format!("{} since {}", link.name(), short(of.link_since)),
         };
+        let dropped = of.dropped_kernel.map_or_else(|| "not counted".to_owned(), |count| count.to_string());
+        let one_way = of
+            .one_way_share
+            .map_or_else(|| "none ended".to_owned(), |share| format!("{} of {}", percent(Some(share)), of.flows_ended));
         table.add_row([
             of.interface.clone(),
             link,
             of.packets.to_string(),
             octets(of.octets),
-            of.dropped_kernel.map_or_else(|| "not counted".to_owned(), |count| count.to_string()),
+            dropped,
             of.dropped_nic.to_string(),
             percent(of.undecodable_share),
-            format!("{} of {}", percent(of.one_way_share), of.flows_ended),
+            one_way,
             of.last_packet.map_or_else(|| "none".to_owned(), short),
-            gaps(&of.last_hour),
-            gaps(&of.last_day),
         ]);
+    }
+    table
+}
+
+fn gaps(all: &[InterfaceAnswer]) -> Table {
+    let mut table = plain();
+    table.set_header(["gaps", "over", "packets", "no link", "longest silence", "kernel dropped", "NIC missed"]);
+    for of in all {
+        for (name, of_span) in [("last hour", &of.last_hour), ("last day", &of.last_day)] {
+            let Span { seconds, packets, dropped_kernel, dropped_nic, without_link_seconds, .. } = *of_span;
+            table.add_row([
+                of.interface.clone(),
+                format!("{name} ({})", span(seconds)),
+                packets.to_string(),
+                span(without_link_seconds),
+                span(of_span.longest_silence_seconds),
+                dropped_kernel.to_string(),
+                dropped_nic.to_string(),
+            ]);
+        }
     }
     table
 }
