@@ -164,3 +164,30 @@ impl Origin {
         changed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin(text: &str) -> Origin {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.toml");
+        std::fs::write(&path, text).unwrap();
+        Origin { file: None, ..Origin::read(Some(&path)).unwrap().0 }
+    }
+
+    #[test]
+    fn a_digest_is_of_settings_and_changes_are_named() {
+        let before = origin("sensor = \"a\"\n[capture]\nworkers = 2 # two\n[flow]\nvlan_in_key = true\n");
+        let same = origin("# moved\nsensor = 'a'\n[flow]\nvlan_in_key = true\n[capture]\nworkers = 2\n");
+        assert_eq!((before.digest(), before.changes(&same)), (same.digest(), Vec::new()));
+        let mut after = origin("[capture]\nworkers = 3\nsnap_length = 512\n[flow]\nvlan_in_key = true\n");
+        assert_eq!(before.changes(&after), ["capture.snap_length", "capture.workers", "sensor"]);
+        assert_ne!(before.digest(), after.digest());
+        let digest = after.digest();
+        after.overrule("capture.workers", &4);
+        assert_ne!(digest, after.digest(), "the command line has the last word");
+        assert_eq!(before.changes(&after), ["capture.snap_length", "capture.workers", "sensor"]);
+        assert_ne!(Origin::default().digest(), digest);
+    }
+}

@@ -153,7 +153,7 @@ async fn serve(config: &Config, origin: &Origin) -> Result<(), DaemonError> {
 
     let (asker, mut asks) = mpsc::channel(4);
     let mut servers = start_servers(config, control_socket, metrics, (&board, &asker));
-    info!(interfaces = names.join(", "), workers = workers.len(), records = %log_path.display(), "capturing");
+    info!(interfaces = %names.join(", "), workers = workers.len(), records = %log_path.display(), "capturing");
     let mut state = State::new(Arc::clone(&board), folder.join(SUMMARY_FILE));
     let (mut notifier, mut reloading) = (Notifier::new(), Reloading::default());
     notifier.ready();

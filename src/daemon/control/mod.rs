@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, block_in_place};
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -110,7 +110,8 @@ impl Client {
     /// `None`: the client reads no more.
     async fn answer(&self, request: &Request, writer: &mut OwnedWriteHalf) -> Option<()> {
         let body = match request.command {
-            Command::Status => Body::Status(Box::new(self.board.status())),
+            // The disk is asked for the log's size.
+            Command::Status => Body::Status(Box::new(block_in_place(|| self.board.status()))),
             Command::Stats => match serde_json::to_value(self.board.summary()) {
                 Ok(summary) => Body::Stats(summary),
                 Err(wrong) => error(FAILED, wrong),
