@@ -9,7 +9,7 @@ mod inside;
 mod inspection;
 mod keys;
 
-pub use counters::{Counters, Ended, InsideCounters, Tally, tunnel_index};
+pub use counters::{Counters, Ended, InsideCounters, InterfaceCounters, Tally, tunnel_index};
 pub use elsewhere::{Counted, Elsewhere, ElsewhereCounters, Interest, SAMPLE};
 pub use inside::{Decapsulation, Mirror};
 
@@ -241,6 +241,11 @@ impl Auditor {
                 if let Some(count) = self.counters.undecodable.get_mut(error as usize) {
                     *count += 1;
                 }
+                self.counters.of_interface(frame.interface, |counters| {
+                    if let Some(count) = counters.undecodable.get_mut(error as usize) {
+                        *count += 1;
+                    }
+                });
                 self.counters.undecodable_octets += u64::from(frame.wire_len);
                 lane.is_calm = false;
                 *stored = parsed;
@@ -683,6 +688,12 @@ impl Auditor {
         let label = verdict.map_or(Label::Other, |verdict| verdict.label);
         let tunnel = verdict.and_then(|verdict| verdict.tunnel);
         self.counters.end(tunnel, label, &Tally { flows: 1, packets, octets });
+        if packets > 1 && !flow.key().is_inside() {
+            self.counters.of_interface(flow.interface, |counters| {
+                counters.ended += 1;
+                counters.one_way += u64::from(flow.packets.contains(&0));
+            });
+        }
         let at = match reason {
             EndReason::IdleTimeout => flow.last + self.settings.flow.idle_timeout,
             EndReason::EndOfFlow => flow.last + LINGER,

@@ -193,11 +193,27 @@ pub enum CaptureError {
     },
 }
 
-/// Live counts of one source, added up over its interfaces.
+/// Whether frames can come from an interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Link {
+    /// They can.
+    #[default]
+    Up,
+    /// It is down.
+    Down,
+    /// There is no interface of that name.
+    Gone,
+    /// It is there, and cannot be captured.
+    Refused,
+}
+
+/// Live counts of one interface, or of several.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CaptureCounters {
     /// Frames handed to the core.
     pub received: u64,
+    /// Their octets on the wire.
+    pub octets: u64,
     /// Frames that the kernel dropped because the ring was full (`PACKET_STATISTICS`; with `AF_XDP` `XDP_STATISTICS`, frames too
     /// long for it among them); `None` where nobody counts them.
     pub dropped_kernel: Option<u64>,
@@ -215,6 +231,7 @@ impl CaptureCounters {
     /// Adds those of another worker.
     pub fn add(&mut self, other: &Self) {
         self.received += other.received;
+        self.octets += other.octets;
         self.ring_full += other.ring_full;
         self.dropped_nic += other.dropped_nic;
         self.rx_dropped += other.rx_dropped;
@@ -234,8 +251,15 @@ pub trait Source: Send {
     /// Lets nothing new in and hands over what had arrived. Returns the number of frames.
     fn finish(&mut self, take: &mut dyn FnMut(&[Frame<'_>])) -> std::io::Result<usize>;
 
-    /// Counts since the start.
-    fn counters(&mut self) -> CaptureCounters;
+    /// Counts of each interface since the start, and its state, in the order of the settings.
+    fn interfaces(&mut self) -> Vec<(CaptureCounters, Link)>;
+
+    /// The same, added up.
+    fn counters(&mut self) -> CaptureCounters {
+        let mut sum = CaptureCounters::default();
+        self.interfaces().iter().for_each(|(counters, _)| sum.add(counters));
+        sum
+    }
 
     /// Who counts packets of settled flows before they come here; asked once. None: all of them come.
     fn elsewhere(&mut self) -> Option<Box<dyn Elsewhere>> {

@@ -2,6 +2,7 @@
 
 mod bench;
 mod check_config;
+mod ctl;
 mod detectors;
 mod explain;
 mod interfaces;
@@ -44,6 +45,8 @@ enum Command {
     Explain(explain::Options),
     /// Check configuration and approvals
     CheckConfig(check_config::Options),
+    /// Ask a running daemon, or have it reload its approvals
+    Ctl(ctl::Options),
     /// List what is recognised, and how
     Detectors(detectors::Options),
     /// List what can be captured here, and what is missing if not
@@ -122,7 +125,9 @@ impl From<DaemonError> for Failure {
                 CaptureError::NoInterface(_) | CaptureError::HardwareType { .. } | CaptureError::Setting(_),
             )
             | DaemonError::Config(_)
-            | DaemonError::NoDefaultRoute => CONFIGURATION,
+            | DaemonError::NoDefaultRoute
+            | DaemonError::Control(_)
+            | DaemonError::Metrics(_) => CONFIGURATION,
             _ => FAILED,
         };
         Self::new(code, error)
@@ -146,6 +151,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Replay(options) => replay::run(&options),
         Command::Explain(options) => explain::run(&options),
         Command::CheckConfig(options) => check_config::run(&options),
+        Command::Ctl(options) => ctl::run(&options),
         Command::Detectors(options) => detectors::run(&options),
         Command::Interfaces => interfaces::run(),
         Command::Bench(options) => bench::run(&options),

@@ -6,10 +6,13 @@ mod decapsulate;
 mod filter;
 mod keys;
 mod reader;
+mod service;
 mod settings;
 
 pub use approvals::Approvals;
+pub use decapsulate::mirror_name;
 pub use filter::{FilterError, Instruction, parse_filter};
+pub use service::{ControlConfig, Listen, MAX_SOCKET_PATH, MetricsConfig, Origin};
 pub use settings::{APPROVAL_FOLDERS, no_approvals};
 
 use std::path::{Path, PathBuf};
@@ -36,6 +39,10 @@ pub struct Config {
     pub policy: PolicyConfig,
     /// Section `records`.
     pub records: RecordsConfig,
+    /// Section `control`.
+    pub control: ControlConfig,
+    /// Section `metrics`.
+    pub metrics: MetricsConfig,
 }
 
 /// How live packets are taken.
@@ -167,6 +174,12 @@ impl Config {
         }
         if let Some(section) = top.section("records") {
             self.records.take(&section);
+        }
+        if let Some(section) = top.section("control") {
+            self.control.take(&section);
+        }
+        if let Some(section) = top.section("metrics") {
+            self.metrics.take(&section);
         }
         top.finish();
     }

@@ -5,10 +5,15 @@
 //! | `ndjson` | lines of JSON, on a disk that may be full for a while |
 //! | `table` | a table for people |
 //! | `live` | the tunnels that are open now |
+//! | `usage` | the use of each approval |
+//!
+//! `sensor` is the format of what the sensor says of itself.
 
 pub mod live;
 pub mod ndjson;
+pub mod sensor;
 pub mod table;
+pub mod usage;
 
 #[cfg(test)]
 pub(crate) mod tests_support {

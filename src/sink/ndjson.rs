@@ -8,12 +8,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use bytes::{Buf, BufMut, BytesMut};
+use serde::Serialize;
 use tracing::{info, warn};
 
-use crate::record::Record;
-
-/// Appends a record and its line feed.
-pub fn encode(record: &Record, to: &mut BytesMut) {
+/// Appends a line and its line feed.
+pub fn encode(record: &impl Serialize, to: &mut BytesMut) {
     let start = to.len();
     match serde_json::to_writer(to.writer(), record) {
         Ok(()) => to.put_u8(b'\n'),
@@ -65,8 +64,8 @@ impl NdjsonFile {
         Ok(sink)
     }
 
-    /// Takes a record; it is on its way to the disk after the next [`Self::flush`] at the latest.
-    pub fn write(&mut self, record: &Record) {
+    /// Takes a line; it is on its way to the disk after the next [`Self::flush`] at the latest.
+    pub fn write(&mut self, record: &impl Serialize) {
         if self.pending.len() >= MAX_PENDING {
             self.lost += 1;
             return;
@@ -131,6 +130,12 @@ impl NdjsonFile {
     #[must_use]
     pub const fn lost(&self) -> u64 {
         self.lost
+    }
+
+    /// The disk refuses.
+    #[must_use]
+    pub const fn is_failing(&self) -> bool {
+        self.failing
     }
 
     /// Records that wait for the disk.
@@ -203,6 +208,7 @@ impl Drop for NdjsonFile {
 mod tests {
     use super::super::tests_support::record;
     use super::*;
+    use crate::record::Record;
 
     fn lines(path: &Path) -> Vec<String> {
         std::fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
