@@ -346,6 +346,9 @@ fn the_service_manager_hears_of_start_watchdog_and_stop() {
     hear("READY=1");
     daemon.says("capturing");
     hear("WATCHDOG=1");
+    daemon.signal("HUP");
+    hear("RELOADING=1");
+    hear("READY=1");
     daemon.signal("INT");
     hear("STOPPING=1");
     assert_eq!(daemon.ends(), 0, "SIGINT ends it as SIGTERM does");

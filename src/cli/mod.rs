@@ -5,6 +5,7 @@ mod check_config;
 mod detectors;
 mod explain;
 mod interfaces;
+mod open_rings;
 mod replay;
 mod run;
 
@@ -19,7 +20,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::capture::CaptureError;
 use crate::capture::file::FileError;
 use crate::config::{Config, ConfigError};
-use crate::daemon::DaemonError;
+use crate::daemon::{self, DaemonError};
 
 /// Labels every flow on a link: approved leased line or VPN, unapproved tunnel, or neither.
 ///
@@ -50,6 +51,9 @@ enum Command {
     Interfaces,
     /// Measure how fast this machine labels flows
     Bench(bench::Options),
+    /// Open rings for the daemon, which starts this process
+    #[command(name = daemon::OPENER, hide = true)]
+    OpenRings(open_rings::Options),
 }
 
 /// Where settings and approvals come from; the same for every command that judges.
@@ -129,10 +133,14 @@ impl From<DaemonError> for Failure {
     }
 }
 
+fn command_line() -> clap::Command {
+    Arguments::command().mut_subcommands(|command| command.after_help(EXIT_CODES))
+}
+
 /// Runs a command line; what `main` returns.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let command = Arguments::command().mut_subcommands(|command| command.after_help(EXIT_CODES));
-    let parsed = command.try_get_matches_from(arguments).and_then(|matches| Arguments::from_arg_matches(&matches));
+    let parsed =
+        command_line().try_get_matches_from(arguments).and_then(|matches| Arguments::from_arg_matches(&matches));
     let arguments = match parsed {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -149,6 +157,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Detectors(options) => detectors::run(&options),
         Command::Interfaces => interfaces::run(),
         Command::Bench(options) => bench::run(&options),
+        Command::OpenRings(options) => open_rings::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,10 +6,12 @@ mod decapsulate;
 mod filter;
 mod keys;
 mod reader;
+mod sandbox;
 mod settings;
 
 pub use approvals::Approvals;
 pub use filter::{FilterError, Instruction, parse_filter};
+pub use sandbox::SandboxConfig;
 pub use settings::{APPROVAL_FOLDERS, no_approvals};
 
 use std::path::{Path, PathBuf};
@@ -36,6 +38,8 @@ pub struct Config {
     pub policy: PolicyConfig,
     /// Section `records`.
     pub records: RecordsConfig,
+    /// Section `sandbox`.
+    pub sandbox: SandboxConfig,
 }
 
 /// How live packets are taken.
@@ -167,6 +171,9 @@ impl Config {
         }
         if let Some(section) = top.section("records") {
             self.records.take(&section);
+        }
+        if let Some(section) = top.section("sandbox") {
+            self.sandbox.take(&section);
         }
         top.finish();
     }

@@ -1,7 +1,10 @@
 //! The service: opens the capture, starts the workers, listens to signals, reloads approvals, and tells the service manager.
 
+mod opener;
 mod records;
+mod sandbox;
 mod state;
+mod system_calls;
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -13,7 +16,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
+pub use self::opener::{COMMAND as OPENER, serve as open_rings_for_another};
 use self::records::{Control, Log, run_log};
+use self::sandbox::Needs;
 pub use self::state::clock;
 use self::state::{Notifier, State};
 use crate::audit::Auditor;
@@ -69,15 +74,33 @@ pub enum DaemonError {
 /// How often the state is told, and workers are looked after.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Runs until SIGTERM or SIGINT. Opens the capture before it returns control to the runtime, so that errors come first.
+/// Runs until SIGTERM or SIGINT. Opens everything before the control plane starts: errors come first, and what is not needed
+/// any more is let go of while there is one thread.
 pub fn run(config: &Config) -> Result<(), DaemonError> {
+    let system = |what| move |source| DaemonError::System { what, source };
+    // Before anything else, so that no signal ends the process in the middle of its start. Signals are the process's: the
+    // runtime that is made later hears of those that came before it.
+    let early = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let early = early.map_err(system("start the control plane"))?;
+    let signals = {
+        let _inside = early.enter();
+        Signals::listen().map_err(system("listen to signals"))?
+    };
+    let opened = Opened::open(config)?;
+    if config.sandbox.enabled {
+        let needs = Needs::of(config, opened.log_path.parent().unwrap_or(Path::new(".")));
+        sandbox::enter(&needs).map_err(system("enter the sandbox (sandbox.enabled = false runs without it)"))?;
+    } else {
+        warn!("the sandbox is off (sandbox.enabled): the process keeps every capability it was started with");
+    }
+    // Its threads, and those that they start, inherit all that.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("control")
         .enable_all()
         .build()
-        .map_err(|source| DaemonError::System { what: "start the control plane", source })?;
-    runtime.block_on(serve(config))
+        .map_err(system("start the control plane"))?;
+    runtime.block_on(serve(config, signals, opened))
 }
 
 /// The log's file name in its folder.
@@ -85,14 +108,28 @@ pub const LOG_FILE: &str = "linewarden.ndjson";
 /// The summary's.
 pub const SUMMARY_FILE: &str = "summary.json";
 
-async fn serve(config: &Config) -> Result<(), DaemonError> {
+/// What takes privileges, or must be there before the daemon says that it runs.
+struct Opened {
+    policy: Arc<Policy>,
+    sources: Vec<Box<dyn Source>>,
+    interfaces: Vec<String>,
+    log: Log,
+    log_path: PathBuf,
+}
+
+impl Opened {
+    fn open(config: &Config) -> Result<Self, DaemonError> {
+        let policy = load_policy(config)?;
+        let (sources, interfaces) = open_sources(config)?;
+        let (log, log_path) = open_log(config)?;
+        Ok(Self { policy, sources, interfaces, log, log_path })
+    }
+}
+
+async fn serve(config: &Config, mut signals: Signals, opened: Opened) -> Result<(), DaemonError> {
     let system = |what| move |source| DaemonError::System { what, source };
-    // Before anything else, so that no signal ends the process in the middle of its start.
-    let mut signals = Signals::listen().map_err(system("listen to signals"))?;
+    let Opened { policy, sources, interfaces: names, log, log_path } = opened;
     let sensor = config.sensor_name();
-    let policy = load_policy(config)?;
-    let (sources, names) = open_sources(config)?;
-    let (log, log_path) = open_log(config)?;
     let live = Arc::<LiveView>::default();
 
     let (outbox, receiver) = Outbox::new(config.records.queue);
@@ -130,8 +167,10 @@ async fn serve(config: &Config) -> Result<(), DaemonError> {
             Some(()) = signals.terminate.recv() => break,
             Some(()) = signals.interrupt.recv() => break,
             Some(()) = signals.hangup.recv() => {
+                notifier.reloading();
                 tokio::task::block_in_place(|| reload(config, &workers, &mut state));
                 let _ = control.send(Control::Reopen).await;
+                notifier.ready();
             }
             Some(()) = signals.user1.recv() => {
                 let _ = control.send(Control::Reopen).await;
@@ -223,7 +262,12 @@ fn reload(config: &Config, workers: &[Worker], state: &mut State) {
             for line in text.lines() {
                 error!("{line}");
             }
-            error!(revision = %state.policy.revision(), "approvals NOT reloaded: the old ones stay in force");
+            let advice = if config.sandbox.enabled && text.contains("Permission denied") {
+                " (in the sandbox only folders named at the start are read: see sandbox.read)"
+            } else {
+                ""
+            };
+            error!(revision = %state.policy.revision(), "approvals NOT reloaded: the old ones stay in force{advice}");
         }
     }
 }
@@ -240,7 +284,7 @@ fn open_sources(config: &Config) -> Result<(Vec<Box<dyn Source>>, Vec<String>), 
         (Backend::Ring, 0) => allowed_cores().len().max(1),
         (_, workers) => workers,
     };
-    let settings = LiveSettings {
+    let mut settings = LiveSettings {
         interfaces: interfaces.clone(),
         workers: u16::try_from(workers).unwrap_or(u16::MAX),
         snap_length: capture.snap_length,
@@ -250,7 +294,12 @@ fn open_sources(config: &Config) -> Result<(Vec<Box<dyn Source>>, Vec<String>), 
         block_timeout: capture.block_timeout,
         filter: capture.filter.clone(),
         fast_path: fast_path(config),
+        opener: None,
     };
+    if config.sandbox.enabled && capture.backend == Backend::Ring {
+        let what = "start the process that opens rings (sandbox.enabled = false needs none)";
+        settings.opener = Some(opener::start(&settings).map_err(|source| DaemonError::System { what, source })?);
+    }
     let sources = match capture.backend {
         Backend::Ring => open_rings(&settings)?,
         Backend::Xdp => {
