@@ -371,8 +371,8 @@ fn what_keeps_it_from_starting_has_its_exit_code_and_its_remedy() {
         done(&mut command)
     };
     let cases: [(&[&str], i32, &[&str]); 9] = [
-        (&["--interface", "nix0"], 78, &["no interface is called `nix0`", "`linewarden interfaces` lists them"]),
-        (&[], 78, &["there is no default route", "capture.interfaces"]),
+        (&["--interface", "nix0"], 69, &["no interface is called `nix0`", "`linewarden interfaces` lists them"]),
+        (&[], 69, &["there is no default route", "capture.interfaces"]),
         (&["--config", "none.toml"], 78, &["none.toml: cannot be read"]),
         (&["--config", "unknown.toml"], 78, &["unknown.toml:2:1: capture.snap_lenght", "did you mean `snap_length`?"]),
         (&["--interface", "wan0", "--config", "filter.toml"], 78, &["capture.filter", "tcpdump -ddd"]),

@@ -4,6 +4,7 @@ mod bench;
 mod check_config;
 mod detectors;
 mod explain;
+mod generate;
 mod interfaces;
 mod open_rings;
 mod replay;
@@ -33,7 +34,7 @@ struct Arguments {
 }
 
 /// Below every help text.
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed while running; 2 findings (replay --fail-on unapproved); 64 usage; 65 bad data; 77 permission; 78 configuration.";
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed while running; 2 findings (replay --fail-on unapproved); 64 usage; 65 bad data; 69 no such interface now, which may come; 77 permission; 78 configuration.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -51,6 +52,9 @@ enum Command {
     Interfaces,
     /// Measure how fast this machine labels flows
     Bench(bench::Options),
+    /// Write manual pages or completions, for a package
+    #[command(hide = true)]
+    Generate(generate::Options),
     /// Open rings for the daemon, which starts this process
     #[command(name = daemon::OPENER, hide = true)]
     OpenRings(open_rings::Options),
@@ -89,6 +93,8 @@ const FAILED: u8 = 1;
 const FINDINGS: u8 = 2;
 const USAGE: u8 = 64;
 const BAD_DATA: u8 = 65;
+/// What is missing may come by itself: the service manager tries again.
+const UNAVAILABLE: u8 = 69;
 const PERMISSION: u8 = 77;
 const CONFIGURATION: u8 = 78;
 
@@ -122,11 +128,9 @@ impl From<DaemonError> for Failure {
     fn from(error: DaemonError) -> Self {
         let code = match &error {
             DaemonError::Capture(CaptureError::Permission | CaptureError::XdpPermission) => PERMISSION,
-            DaemonError::Capture(
-                CaptureError::NoInterface(_) | CaptureError::HardwareType { .. } | CaptureError::Setting(_),
-            )
-            | DaemonError::Config(_)
-            | DaemonError::NoDefaultRoute => CONFIGURATION,
+            DaemonError::Capture(CaptureError::NoInterface(_)) | DaemonError::NoDefaultRoute => UNAVAILABLE,
+            DaemonError::Capture(CaptureError::HardwareType { .. } | CaptureError::Setting(_))
+            | DaemonError::Config(_) => CONFIGURATION,
             _ => FAILED,
         };
         Self::new(code, error)
@@ -157,6 +161,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Detectors(options) => detectors::run(&options),
         Command::Interfaces => interfaces::run(),
         Command::Bench(options) => bench::run(&options),
+        Command::Generate(options) => generate::run(&options, command_line()),
         Command::OpenRings(options) => open_rings::run(&options),
     };
     match outcome {
