@@ -14,6 +14,8 @@ use common::pcap::frames;
 
 const CAP_NET_RAW: u64 = 1 << 13;
 const CAP_DAC_OVERRIDE: u64 = 1 << 1;
+/// With `CAP_NET_RAW`, `CAP_NET_ADMIN`, `CAP_IPC_LOCK` and `CAP_BPF`.
+const FOR_XDP: u64 = CAP_NET_RAW | 1 << 12 | 1 << 14 | 1 << 39;
 
 /// A line of `/proc/PID/status`, or of one of its threads'.
 fn field(status: &Path, name: &str) -> String {
@@ -168,6 +170,7 @@ fn it_is_said_where_it_is_off_and_what_other_backends_keep() {
         ("approvals.d/none", ""),
         ("off.toml", "[sandbox]\nenabled = false\n"),
         ("pnet.toml", "[capture]\nbackend = \"pnet\"\n"),
+        ("xdp.toml", "[capture]\nbackend = \"xdp\"\n"),
     ]);
     let start = |settings: &str| {
         let arguments = ["--interface", "wan0", "--approvals", "approvals.d", "--config", settings];
@@ -181,19 +184,25 @@ fn it_is_said_where_it_is_off_and_what_other_backends_keep() {
     daemon.signal("TERM");
     assert_eq!(daemon.ends(), 0);
 
-    let mut daemon = start("pnet.toml");
-    let said = daemon.says("sandbox in force");
-    assert!(said.contains("capabilities=\"cap_net_raw\""), "{said}");
-    daemon.says("capturing");
-    let threads = threads(daemon.process());
-    assert!(threads.iter().all(|(_, masks)| *masks == [CAP_NET_RAW; 2]), "{threads:?}");
-    assert!(children(daemon.process()).is_empty());
-    namespace.unplug();
-    daemon.says("interface is gone or down");
-    namespace.plug_in();
-    daemon.says("interface is back");
-    daemon.signal("TERM");
-    assert_eq!(daemon.ends(), 0);
+    let kept = [
+        ("pnet.toml", "cap_net_raw", CAP_NET_RAW, "interface is gone or down"),
+        ("xdp.toml", "cap_bpf cap_ipc_lock cap_net_admin cap_net_raw", FOR_XDP, "interface is gone"),
+    ];
+    for (settings, names, mask, gone) in kept {
+        let mut daemon = start(settings);
+        let said = daemon.says("sandbox in force");
+        assert!(said.contains(&format!("capabilities=\"{names}\"")), "{said}");
+        daemon.says("capturing");
+        let threads = threads(daemon.process());
+        assert!(threads.iter().all(|(_, masks)| *masks == [mask; 2]), "{threads:?}");
+        assert!(children(daemon.process()).is_empty());
+        namespace.unplug();
+        daemon.says(gone);
+        namespace.plug_in();
+        daemon.says("interface is back");
+        daemon.signal("TERM");
+        assert_eq!(daemon.ends(), 0);
+    }
 }
 
 /// Root without capabilities may not write where another user's files are.
