@@ -44,7 +44,7 @@ fn the_shipped_settings_are_the_defaults_and_show_every_key() {
     assert_eq!(config.policy.approvals.as_deref(), Some(Path::new("/etc/linewarden/approvals.d")));
     assert_eq!(config.records.dir.as_deref(), Some(Path::new("/var/log/linewarden")));
     // And there is no other: a nonsense key is answered with all that are known.
-    for section in ["capture", "decapsulate", "flow", "policy", "records", "control", "metrics"] {
+    for section in ["capture", "decapsulate", "flow", "policy", "records", "control", "metrics", "sandbox"] {
         let error = load(&format!("[{section}]\nqqqqqqqqqqqqqqqq = 1\n")).unwrap_err();
         let known = error.split("known here: ").nth(1).unwrap().lines().next().unwrap();
         for key in known.split(", ") {

@@ -5,6 +5,7 @@
 //! | `ring` | one interface into blocks of frames, by the kernel's memory-mapped ring |
 //! | `bpf` | settings into the kernel's filter and fanout programs |
 //! | `ebpf` | instructions into programs and maps in the kernel |
+//! | `opener` | a request into a ring that was opened by somebody else |
 //! | `live` | the rings of several interfaces into one worker's [`Source`] |
 //! | `pnet_channel` | the same where there is no ring, one system call a frame |
 //! | `xdp` | the same by `AF_XDP`: frames straight from the driver, taken away from the host |
@@ -26,6 +27,7 @@ pub mod file;
 mod interfaces;
 mod live;
 mod namespace;
+mod opener;
 mod pnet_channel;
 pub mod reel;
 mod ring;
@@ -40,8 +42,9 @@ pub use bpf::fanout;
 pub use interfaces::{Interface, default_route, interfaces, obstacle};
 pub use live::open_rings;
 pub use namespace::enter_new_network;
+pub use opener::RingOpener;
 pub use pnet_channel::open_pnet;
-pub use ring::{advise_huge_pages, allowed_cores, pin};
+pub use ring::{advise_huge_pages, allowed_cores, pin, prepare};
 pub use send::Sender;
 pub use summary::{Summary, Total, TunnelTotal};
 pub use worker::{Command, Outbox, Report, Status, Worker, WorkerError};
@@ -77,6 +80,8 @@ pub struct LiveSettings {
     pub filter: Vec<Instruction>,
     /// Whether packets of settled flows are counted in the kernel; not with a filter.
     pub fast_path: Option<FastPath>,
+    /// Who opens a ring where this process may not (any more); only with the ring.
+    pub opener: Option<RingOpener>,
 }
 
 /// How packets of settled flows are counted in the kernel.

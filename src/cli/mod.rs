@@ -5,7 +5,9 @@ mod check_config;
 mod ctl;
 mod detectors;
 mod explain;
+mod generate;
 mod interfaces;
+mod open_rings;
 mod replay;
 mod run;
 
@@ -20,7 +22,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::capture::CaptureError;
 use crate::capture::file::FileError;
 use crate::config::{Config, ConfigError};
-use crate::daemon::DaemonError;
+use crate::daemon::{self, DaemonError};
 
 /// Labels every flow on a link: approved leased line or VPN, unapproved tunnel, or neither.
 ///
@@ -33,7 +35,7 @@ struct Arguments {
 }
 
 /// Below every help text.
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed while running; 2 findings (replay --fail-on unapproved); 64 usage; 65 bad data; 77 permission; 78 configuration.";
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed while running; 2 findings (replay --fail-on unapproved); 64 usage; 65 bad data; 69 no such interface now, which may come; 77 permission; 78 configuration.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -53,6 +55,12 @@ enum Command {
     Interfaces,
     /// Measure how fast this machine labels flows
     Bench(bench::Options),
+    /// Write manual pages or completions, for a package
+    #[command(hide = true)]
+    Generate(generate::Options),
+    /// Open rings for the daemon, which starts this process
+    #[command(name = daemon::OPENER, hide = true)]
+    OpenRings(open_rings::Options),
 }
 
 /// Where settings and approvals come from; the same for every command that judges.
@@ -88,6 +96,8 @@ const FAILED: u8 = 1;
 const FINDINGS: u8 = 2;
 const USAGE: u8 = 64;
 const BAD_DATA: u8 = 65;
+/// What is missing may come by itself: the service manager tries again.
+const UNAVAILABLE: u8 = 69;
 const PERMISSION: u8 = 77;
 const CONFIGURATION: u8 = 78;
 
@@ -121,11 +131,9 @@ impl From<DaemonError> for Failure {
     fn from(error: DaemonError) -> Self {
         let code = match &error {
             DaemonError::Capture(CaptureError::Permission | CaptureError::XdpPermission) => PERMISSION,
-            DaemonError::Capture(
-                CaptureError::NoInterface(_) | CaptureError::HardwareType { .. } | CaptureError::Setting(_),
-            )
+            DaemonError::Capture(CaptureError::NoInterface(_)) | DaemonError::NoDefaultRoute => UNAVAILABLE,
+            DaemonError::Capture(CaptureError::HardwareType { .. } | CaptureError::Setting(_))
             | DaemonError::Config(_)
-            | DaemonError::NoDefaultRoute
             | DaemonError::Control(_)
             | DaemonError::Metrics(_) => CONFIGURATION,
             _ => FAILED,
@@ -134,10 +142,14 @@ impl From<DaemonError> for Failure {
     }
 }
 
+fn command_line() -> clap::Command {
+    Arguments::command().mut_subcommands(|command| command.after_help(EXIT_CODES))
+}
+
 /// Runs a command line; what `main` returns.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let command = Arguments::command().mut_subcommands(|command| command.after_help(EXIT_CODES));
-    let parsed = command.try_get_matches_from(arguments).and_then(|matches| Arguments::from_arg_matches(&matches));
+    let parsed =
+        command_line().try_get_matches_from(arguments).and_then(|matches| Arguments::from_arg_matches(&matches));
     let arguments = match parsed {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -155,6 +167,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Detectors(options) => detectors::run(&options),
         Command::Interfaces => interfaces::run(),
         Command::Bench(options) => bench::run(&options),
+        Command::Generate(options) => generate::run(&options, command_line()),
+        Command::OpenRings(options) => open_rings::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,7 +1,7 @@
 //! `linewarden run`: the daemon.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use tracing::info;
@@ -37,6 +37,13 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     if !options.interface.is_empty() {
         config.capture.interfaces.clone_from(&options.interface);
         origin.overrule("capture.interfaces", &options.interface.join(","));
+    }
+    if let Some(settings) = &options.sources.config {
+        // Where they lie is read again on a reload.
+        config
+            .sandbox
+            .read
+            .push(settings.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).into());
     }
     if options.records.is_some() {
         config.records.dir.clone_from(&options.records);

@@ -6,12 +6,14 @@ mod decapsulate;
 mod filter;
 mod keys;
 mod reader;
+mod sandbox;
 mod service;
 mod settings;
 
 pub use approvals::Approvals;
 pub use decapsulate::mirror_name;
 pub use filter::{FilterError, Instruction, parse_filter};
+pub use sandbox::SandboxConfig;
 pub use service::{ControlConfig, Listen, MAX_SOCKET_PATH, MetricsConfig, Origin};
 pub use settings::{APPROVAL_FOLDERS, no_approvals};
 
@@ -43,6 +45,8 @@ pub struct Config {
     pub control: ControlConfig,
     /// Section `metrics`.
     pub metrics: MetricsConfig,
+    /// Section `sandbox`.
+    pub sandbox: SandboxConfig,
 }
 
 /// How live packets are taken.
@@ -180,6 +184,9 @@ impl Config {
         }
         if let Some(section) = top.section("metrics") {
             self.metrics.take(&section);
+        }
+        if let Some(section) = top.section("sandbox") {
+            self.sandbox.take(&section);
         }
         top.finish();
     }

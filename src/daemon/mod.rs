@@ -6,11 +6,14 @@ pub mod control;
 mod coverage;
 mod events;
 mod metrics;
+mod opener;
 mod place;
 mod records;
 mod reload;
+mod sandbox;
 mod socket;
 mod state;
+mod system_calls;
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -27,10 +30,12 @@ use self::control::Ask;
 use self::control::protocol::{ErrorAnswer, RotateAnswer};
 use self::events::{Events, Spans, run_events, start, stop};
 use self::metrics::http::{ListenError, Listener};
+pub use self::opener::{COMMAND as OPENER, serve as open_rings_for_another};
 use self::place::bind_control;
 pub use self::place::control_sockets;
 use self::records::{Control, Log, run_log};
 use self::reload::{Reloading, in_force};
+use self::sandbox::Needs;
 use self::socket::{Socket, SocketError};
 pub use self::state::clock;
 use self::state::{Notifier, State, now};
@@ -92,15 +97,33 @@ pub enum DaemonError {
     },
 }
 
-/// Runs until SIGTERM or SIGINT; `origin` tells what changes in the settings meanwhile. Opens the capture before it returns control to the runtime, so that errors come first.
+/// Runs until SIGTERM or SIGINT; `origin` tells what changes in the settings meanwhile. Opens everything before the control
+/// plane starts: errors come first, and what is not needed any more is let go of while there is one thread.
 pub fn run(config: &Config, origin: &Origin) -> Result<(), DaemonError> {
+    let system = |what| move |source| DaemonError::System { what, source };
+    // Before anything else, so that no signal ends the process in the middle of its start. Signals are the process's: the
+    // runtime that is made later hears of those that came before it.
+    let early = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let early = early.map_err(system("start the control plane"))?;
+    let signals = {
+        let _inside = early.enter();
+        Signals::listen().map_err(system("listen to signals"))?
+    };
+    let opened = Opened::open(config)?;
+    if config.sandbox.enabled {
+        let needs = Needs::of(config, &opened.folder);
+        sandbox::enter(&needs).map_err(system("enter the sandbox (sandbox.enabled = false runs without it)"))?;
+    } else {
+        warn!("the sandbox is off (sandbox.enabled): the process keeps every capability it was started with");
+    }
+    // Its threads, and those that they start, inherit all that.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("control")
         .enable_all()
         .build()
-        .map_err(|source| DaemonError::System { what: "start the control plane", source })?;
-    runtime.block_on(serve(config, origin))
+        .map_err(system("start the control plane"))?;
+    runtime.block_on(serve(config, origin, signals, opened))
 }
 
 /// The log's file name in its folder.
@@ -110,15 +133,20 @@ pub const SUMMARY_FILE: &str = "summary.json";
 /// What the sensor says of itself.
 pub const SENSOR_FILE: &str = "sensor.ndjson";
 
-async fn serve(config: &Config, origin: &Origin) -> Result<(), DaemonError> {
-    let system = |what| move |source| DaemonError::System { what, source };
-    // Before anything else, so that no signal ends the process in the middle of its start.
-    let mut signals = Signals::listen().map_err(system("listen to signals"))?;
+async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: Opened) -> Result<(), DaemonError> {
+    let Opened {
+        policy,
+        sources,
+        interfaces: names,
+        log,
+        log_path,
+        folder,
+        sensor_log,
+        sensor_path,
+        control_socket,
+        metrics,
+    } = opened;
     let sensor = config.sensor_name();
-    let policy = load_policy(config)?.policy;
-    let (sources, names) = open_sources(config)?;
-    let Outlets { log, log_path, folder, sensor_log, sensor_path, control_socket, metrics } =
-        open_outlets(config).await?;
     let (live, usage) = (Arc::<LiveView>::default(), Arc::<Usage>::default());
     let gauges: [Arc<board::LogGauge>; 2] = Default::default();
 
@@ -165,7 +193,11 @@ async fn serve(config: &Config, origin: &Origin) -> Result<(), DaemonError> {
             Some(()) = signals.terminate.recv() => break,
             Some(()) = signals.interrupt.recv() => break,
             Some(()) = signals.hangup.recv(), if reloading.is_idle() => {
+                notifier.reloading();
                 reloading.begin(settings, running, &mut events, None);
+                if reloading.is_idle() {
+                    notifier.ready();
+                }
                 reopen(&[&control, &sensor_control]);
             }
             Some(ask) = asks.recv(), if reloading.is_idle() => match ask {
@@ -175,7 +207,7 @@ async fn serve(config: &Config, origin: &Origin) -> Result<(), DaemonError> {
                     tokio::spawn(async move { asker.send(rotating.await) });
                 }
             },
-            () = reloading.done() => {}
+            () = reloading.done() => notifier.ready(),
             Some(()) = signals.user1.recv() => reopen(&[&control, &sensor_control]),
             Some(()) = endings.recv() => break,
             _ = tick.tick() => tokio::task::block_in_place(|| {
@@ -207,8 +239,11 @@ async fn serve(config: &Config, origin: &Origin) -> Result<(), DaemonError> {
     result
 }
 
-/// Where the daemon writes and is asked.
-struct Outlets {
+/// What takes privileges, or must be there before the daemon says that it runs.
+struct Opened {
+    policy: Arc<Policy>,
+    sources: Vec<Box<dyn Source>>,
+    interfaces: Vec<String>,
     log: Log,
     log_path: PathBuf,
     folder: PathBuf,
@@ -218,18 +253,30 @@ struct Outlets {
     metrics: Option<Listener>,
 }
 
-async fn open_outlets(config: &Config) -> Result<Outlets, DaemonError> {
-    let (log, log_path) = open_log(config)?;
-    let folder = log_path.parent().unwrap_or(Path::new(".")).to_owned();
-    let sensor_path = folder.join(SENSOR_FILE);
-    let unwritable = |source| DaemonError::Records { path: sensor_path.clone(), source };
-    let sensor_log = NdjsonFile::open(&sensor_path).map_err(unwritable)?;
-    let control_socket = bind_control(config.control.socket.as_deref(), &folder).map_err(DaemonError::Control)?;
-    let metrics = match &config.metrics.listen {
-        Some(listen) => Some(Listener::bind(listen).await.map_err(DaemonError::Metrics)?),
-        None => None,
-    };
-    Ok(Outlets { log, log_path, folder, sensor_log, sensor_path, control_socket, metrics })
+impl Opened {
+    fn open(config: &Config) -> Result<Self, DaemonError> {
+        let policy = load_policy(config)?.policy;
+        let (sources, interfaces) = open_sources(config)?;
+        let (log, log_path) = open_log(config)?;
+        let folder = log_path.parent().unwrap_or(Path::new(".")).to_owned();
+        let sensor_path = folder.join(SENSOR_FILE);
+        let unwritable = |source| DaemonError::Records { path: sensor_path.clone(), source };
+        let sensor_log = NdjsonFile::open(&sensor_path).map_err(unwritable)?;
+        let control_socket = bind_control(config.control.socket.as_deref(), &folder).map_err(DaemonError::Control)?;
+        let metrics = config.metrics.listen.as_ref().map(Listener::bind).transpose().map_err(DaemonError::Metrics)?;
+        Ok(Self {
+            policy,
+            sources,
+            interfaces,
+            log,
+            log_path,
+            folder,
+            sensor_log,
+            sensor_path,
+            control_socket,
+            metrics,
+        })
+    }
 }
 
 /// What answers others, until it is shut down.
@@ -372,7 +419,7 @@ fn open_sources(config: &Config) -> Result<(Vec<Box<dyn Source>>, Vec<String>), 
         (Backend::Ring, 0) => allowed_cores().len().max(1),
         (_, workers) => workers,
     };
-    let settings = LiveSettings {
+    let mut settings = LiveSettings {
         interfaces: interfaces.clone(),
         workers: u16::try_from(workers).unwrap_or(u16::MAX),
         snap_length: capture.snap_length,
@@ -382,7 +429,12 @@ fn open_sources(config: &Config) -> Result<(Vec<Box<dyn Source>>, Vec<String>), 
         block_timeout: capture.block_timeout,
         filter: capture.filter.clone(),
         fast_path: fast_path(config),
+        opener: None,
     };
+    if config.sandbox.enabled && capture.backend == Backend::Ring {
+        let what = "start the process that opens rings (sandbox.enabled = false needs none)";
+        settings.opener = Some(opener::start(&settings).map_err(|source| DaemonError::System { what, source })?);
+    }
     let sources = match capture.backend {
         Backend::Ring => open_rings(&settings)?,
         Backend::Xdp => {

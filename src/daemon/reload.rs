@@ -61,7 +61,12 @@ impl Reloading {
                 for line in text.lines() {
                     error!("{line}");
                 }
-                error!(revision = %before, "approvals NOT reloaded: the old ones stay in force");
+                let advice = if config.sandbox.enabled && text.contains("Permission denied") {
+                    " (in the sandbox only folders named at the start are read: see sandbox.read)"
+                } else {
+                    ""
+                };
+                error!(revision = %before, "approvals NOT reloaded: the old ones stay in force{advice}");
                 board.reload_failed();
                 let errors = text.lines().take(MOST_LINES).map(str::to_owned).collect();
                 events.say(What::ReloadFailed(ReloadFailed { revision: before.as_str().into(), errors }));

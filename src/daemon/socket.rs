@@ -3,18 +3,16 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-
-use tokio::net::UnixListener;
 
 use crate::config::MAX_SOCKET_PATH;
 
 /// A socket that is gone with the value.
 #[derive(Debug)]
 pub(super) struct Socket {
-    /// What listens.
-    pub listener: UnixListener,
+    /// What listens; made before there is a runtime, which takes it over with `listener`.
+    listener: UnixListener,
     /// Where.
     pub path: PathBuf,
     /// Held as long as the socket is: the system lets go of it however this process ends.
@@ -75,6 +73,7 @@ impl Socket {
             _ => {}
         }
         let listener = UnixListener::bind(&beside).map_err(system)?;
+        listener.set_nonblocking(true).map_err(system)?;
         let moved = std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(MODE))
             .and_then(|()| std::fs::rename(&beside, path));
         if let Err(error) = moved {
@@ -82,6 +81,11 @@ impl Socket {
             return Err(system(error));
         }
         Ok(Self { listener, path: path.to_owned(), _lock: lock })
+    }
+
+    /// What listens, for the runtime that this is called in.
+    pub(super) fn listener(&self) -> io::Result<tokio::net::UnixListener> {
+        tokio::net::UnixListener::from_std(self.listener.try_clone()?)
     }
 }
 
@@ -101,8 +105,8 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn a_dead_ones_socket_is_replaced_and_a_living_ones_is_not() {
+    #[test]
+    fn a_dead_ones_socket_is_replaced_and_a_living_ones_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("made/control.sock");
         let first = Socket::bind(&path).unwrap();
@@ -111,18 +115,18 @@ mod tests {
         drop(first);
         assert!(!path.exists());
         // As after a crash: the socket's file is there, and nobody listens.
-        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
         let second = Socket::bind(&path).unwrap();
         assert!(UnixStream::connect(&path).is_ok());
         drop(second);
-        let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let other = UnixListener::bind(&path).unwrap();
         assert!(matches!(Socket::bind(&path), Err(SocketError::Taken(_))), "one that knows nothing of the lock");
         drop(other);
     }
 
-    #[tokio::test]
-    async fn what_is_no_socket_is_left_alone() {
+    #[test]
+    fn what_is_no_socket_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         std::fs::write(&path, "mine").unwrap();

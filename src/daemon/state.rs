@@ -155,6 +155,14 @@ impl Notifier {
         send(&[NotifyState::Ready, NotifyState::Status("capturing")]);
     }
 
+    /// What follows a request to reload, until [`Self::ready`].
+    pub(super) fn reloading(&self) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => send(&[NotifyState::Reloading, now, NotifyState::Status("reloading")]),
+            Err(error) => warn!(%error, "the service manager cannot be told"),
+        }
+    }
+
     pub(super) fn stopping(&self) {
         send(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
     }

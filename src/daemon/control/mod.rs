@@ -48,10 +48,17 @@ const USAGE: u8 = 64;
 
 /// Runs until it is dropped, its clients with it.
 pub(super) async fn serve(socket: Socket, board: Arc<Board>, asks: mpsc::Sender<Ask>) {
+    let listener = match socket.listener() {
+        Ok(listener) => listener,
+        Err(error) => {
+            warn!(%error, "the control socket accepts nobody");
+            return;
+        }
+    };
     let (lists, mut clients) = (Arc::new(Semaphore::new(LISTS)), JoinSet::new());
     loop {
         let accepted = tokio::select! {
-            accepted = socket.listener.accept() => accepted,
+            accepted = listener.accept() => accepted,
             Some(_) = clients.join_next() => continue,
         };
         match accepted {

@@ -12,7 +12,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, body::Incoming};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::task::{JoinSet, block_in_place};
 use tokio::time::timeout;
 use tracing::{debug, warn};
@@ -21,9 +21,15 @@ use super::super::board::Board;
 use super::super::socket::{Socket, SocketError};
 use crate::config::Listen;
 
-/// Where metrics are read.
+/// Where metrics are read; made before there is a runtime.
 pub(in crate::daemon) enum Listener {
     Unix(Socket),
+    Loopback(std::net::TcpListener),
+}
+
+/// The same, in the runtime.
+enum Open {
+    Unix(UnixListener),
     Loopback(TcpListener),
 }
 
@@ -53,24 +59,36 @@ const CONNECTION: Duration = Duration::from_mins(2);
 const HEAD: usize = 8 << 10;
 
 impl Listener {
-    pub(in crate::daemon) async fn bind(listen: &Listen) -> Result<Self, ListenError> {
+    pub(in crate::daemon) fn bind(listen: &Listen) -> Result<Self, ListenError> {
         match listen {
             Listen::Unix(path) => Ok(Self::Unix(Socket::bind(path)?)),
-            Listen::Loopback(address) => match TcpListener::bind(address).await {
-                Ok(listener) => Ok(Self::Loopback(listener)),
-                Err(source) => Err(ListenError::Port { address: *address, source }),
-            },
+            Listen::Loopback(address) => {
+                let listener = std::net::TcpListener::bind(address)
+                    .and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+                listener.map(Self::Loopback).map_err(|source| ListenError::Port { address: *address, source })
+            }
         }
     }
 
     /// Runs until it is dropped, its connections with it.
     pub(in crate::daemon) async fn serve(self, board: Arc<Board>) {
+        let open = match &self {
+            Self::Unix(socket) => socket.listener().map(Open::Unix),
+            Self::Loopback(listener) => listener.try_clone().and_then(TcpListener::from_std).map(Open::Loopback),
+        };
+        let open = match open {
+            Ok(open) => open,
+            Err(error) => {
+                warn!(%error, "nobody can connect to read metrics");
+                return;
+            }
+        };
         let mut clients = JoinSet::new();
         loop {
             tokio::select! {
                 Some(_) = clients.join_next() => {}
                 // Further ones wait in the system's queue, which is short.
-                accepted = self.accept(), if clients.len() < CLIENTS => match accepted {
+                accepted = open.accept(), if clients.len() < CLIENTS => match accepted {
                     Ok(stream) => {
                         clients.spawn(connection(stream, Arc::clone(&board)));
                     }
@@ -82,10 +100,12 @@ impl Listener {
             }
         }
     }
+}
 
+impl Open {
     async fn accept(&self) -> std::io::Result<Box<dyn Stream>> {
         Ok(match self {
-            Self::Unix(socket) => Box::new(socket.listener.accept().await?.0),
+            Self::Unix(listener) => Box::new(listener.accept().await?.0),
             Self::Loopback(listener) => Box::new(listener.accept().await?.0),
         })
     }
