@@ -19,7 +19,7 @@ use self::state::{Notifier, State};
 use crate::audit::Auditor;
 use crate::capture::{
     CaptureError, Command, FastPath, LiveSettings, Outbox, Source, Summary, Worker, WorkerError, XdpSettings,
-    allowed_cores, default_route, open_pnet, open_rings, open_xdp,
+    allowed_cores, default_route, open_pnet, open_rings, open_xdp, pin_interrupts,
 };
 use crate::config::{Backend, Config, ConfigError, no_approvals};
 use crate::policy::Policy;
@@ -103,6 +103,11 @@ async fn serve(config: &Config) -> Result<(), DaemonError> {
     let seed = RandomState::new().build_hasher().finish();
     let settings = Arc::new(config.audit_settings(Arc::clone(&sensor), names.clone(), sources.len(), seed));
     let cores = if config.capture.cores.is_empty() { allowed_cores() } else { config.capture.cores.clone() };
+    // Put back where they were when this function ends.
+    let _interrupts = config.capture.pin_interrupts.then(|| {
+        let of_workers: Vec<_> = cores.iter().copied().cycle().take(sources.len()).collect();
+        pin_interrupts(Path::new("/"), &names, &of_workers)
+    });
     let (ended, mut endings) = mpsc::unbounded_channel();
     let mut workers = Vec::new();
     for (id, source) in sources.into_iter().enumerate() {
