@@ -91,6 +91,11 @@ pub struct Options {
     #[arg(long, value_name = "NUMBER", default_value_t = 0, requires = "live")]
     pub kernel_flows: u32,
 
+    /// With --live and the ring: octets of one of its blocks, as the daemon's `block_octets`: a power of two from 64KiB to
+    /// 32MiB, of which the ring has as many as make 64 MiB
+    #[arg(long, value_name = "OCTETS", default_value = "1MiB", value_parser = block_octets, requires = "live")]
+    pub block_octets: usize,
+
     /// With --live: what else is measured on the link
     #[arg(long, value_enum, default_value_t = Compare::Tcpdump, requires = "live")]
     pub compare: Compare,
@@ -102,6 +107,17 @@ pub struct Options {
     /// Write one JSON object instead of a table
     #[arg(long)]
     pub json: bool,
+}
+
+/// Octets, with or without a unit.
+fn block_octets(text: &str) -> Result<usize, String> {
+    let units = [("KiB", 10), ("MiB", 20)];
+    let (digits, shift) =
+        units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift))).unwrap_or((text, 0));
+    let octets = digits.trim_end().parse::<usize>().ok().and_then(|number| number.checked_mul(1 << shift));
+    octets
+        .filter(|octets| octets.is_power_of_two() && (64 << 10..=32 << 20).contains(octets))
+        .ok_or_else(|| "write a power of two from 64KiB to 32MiB".to_owned())
 }
 
 /// Frames of one round at most, so that the default sizes stay below half a gibibyte.
