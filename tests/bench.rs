@@ -84,6 +84,15 @@ fn live_the_block_size_is_as_asked() {
 }
 
 #[test]
+fn what_is_counted_by_instructions_is_a_fixed_number_of_packets() {
+    for (kind, says) in [("settled", "2000 packets\n"), ("new", "400 packets\n")] {
+        let arguments =
+            ["bench", "--flows", "200", "--packets", "2000", "--tunnels", "0", "--count-instructions", kind];
+        assert_eq!(run(arguments).expect(0).out, says);
+    }
+}
+
+#[test]
 fn live_the_search_ends_and_its_steps_add_up() {
     let before = surroundings();
     let json = bench(&["--live"]);

@@ -1,6 +1,7 @@
 //! `linewarden bench`: turns frames in memory into nanoseconds a packet, stage by stage, on one core.
 
 mod curve;
+mod instructions;
 mod live;
 mod machine;
 mod measure;
@@ -18,6 +19,7 @@ use clap::Args;
 use serde::Serialize;
 
 use self::curve::measure_curve;
+use self::instructions::Counted;
 use self::live::{Backend, Compare, Forbidden, measure_live};
 use self::machine::Machine;
 use self::measure::{measure, measure_new_flows};
@@ -104,6 +106,10 @@ pub struct Options {
     #[arg(long, hide = true, requires = "pcap")]
     pub read_only: bool,
 
+    /// Only play a fixed number of made-up packets, for a counter of instructions
+    #[arg(long, hide = true, value_enum, conflicts_with_all = ["live", "pcap", "workers", "curve"])]
+    pub count_instructions: Option<Counted>,
+
     /// Write one JSON object instead of a table
     #[arg(long)]
     pub json: bool,
@@ -128,6 +134,8 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let out = &mut io::stdout().lock();
     let measured = if let (true, Some(path)) = (options.read_only, &options.pcap) {
         read_and_count(path, out)
+    } else if let Some(counted) = options.count_instructions {
+        instructions::play(options, counted, out)
     } else if options.live {
         live_and_write(options, out)
     } else {
