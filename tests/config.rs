@@ -107,6 +107,7 @@ fn wrong_settings_are_named_with_place_text_and_remedy() {
         ("[capture]\ninterfaces = \"a\"", "capture.interfaces is \"a\": write a list"),
         ("[capture]\nworkers = -1", "capture.workers is -1: write a whole number from 0 to 256"),
         ("[capture]\npromiscuous = 1", "write true or false"),
+        ("[capture]\npin_interrupts = \"yes\"", "capture.pin_interrupts is \"yes\": write true or false"),
         ("[capture]\nring_octets = \"64MB\"", "write a size in quotes from \"128KiB\""),
         ("[capture]\nring_octets = \"1MiB\"", "must hold two blocks"),
         ("[capture]\nblock_octets = \"3MiB\"", "write a power of two"),

@@ -185,10 +185,17 @@ fn it_is_said_where_it_is_off_and_what_other_backends_keep() {
     assert_eq!(daemon.ends(), 0);
 
     let kept = [
-        ("pnet.toml", "cap_net_raw", CAP_NET_RAW, "interface is gone or down"),
-        ("xdp.toml", "cap_bpf cap_ipc_lock cap_net_admin cap_net_raw", FOR_XDP, "interface is gone"),
+        ("pnet.toml", "cap_net_raw", CAP_NET_RAW, "interface is gone or down", "interface is back"),
+        // Where it is found before it is up, it is said to be up again, not back.
+        (
+            "xdp.toml",
+            "cap_bpf cap_ipc_lock cap_net_admin cap_net_raw",
+            FOR_XDP,
+            "interface is gone",
+            "XDP takes the frames",
+        ),
     ];
-    for (settings, names, mask, gone) in kept {
+    for (settings, names, mask, gone, back) in kept {
         let mut daemon = start(settings);
         let said = daemon.says("sandbox in force");
         assert!(said.contains(&format!("capabilities=\"{names}\"")), "{said}");
@@ -199,7 +206,7 @@ fn it_is_said_where_it_is_off_and_what_other_backends_keep() {
         namespace.unplug();
         daemon.says(gone);
         namespace.plug_in();
-        daemon.says("interface is back");
+        daemon.says(back);
         daemon.signal("TERM");
         assert_eq!(daemon.ends(), 0);
     }

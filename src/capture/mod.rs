@@ -15,6 +15,7 @@
 //! | `synthetic` | settings into frames, for benches |
 //! | `send` | frames into packets on an interface, for `bench --live` |
 //! | `namespace` | a thread into one with a network of its own, for the same |
+//! | `interrupts` | the NICs' receive interrupts into ones on the workers' cores |
 //! | `interfaces` | the system into a list of what can be captured |
 //! | `worker` | a source into records, on a thread of its own |
 //! | `summary` | the workers' counts into one |
@@ -25,6 +26,7 @@ mod bpf;
 mod ebpf;
 pub mod file;
 mod interfaces;
+mod interrupts;
 mod live;
 mod namespace;
 mod opener;
@@ -40,6 +42,7 @@ mod xdp;
 
 pub use bpf::fanout;
 pub use interfaces::{Interface, default_route, interfaces, obstacle};
+pub use interrupts::{PinnedInterrupts, pin_interrupts};
 pub use live::open_rings;
 pub use namespace::enter_new_network;
 pub use opener::RingOpener;

@@ -1,6 +1,7 @@
 //! `linewarden bench`: turns frames in memory into nanoseconds a packet, stage by stage, on one core.
 
 mod curve;
+mod instructions;
 mod live;
 mod machine;
 mod measure;
@@ -18,6 +19,7 @@ use clap::Args;
 use serde::Serialize;
 
 use self::curve::measure_curve;
+use self::instructions::Counted;
 use self::live::{Backend, Compare, Forbidden, measure_live};
 use self::machine::Machine;
 use self::measure::{measure, measure_new_flows};
@@ -91,6 +93,11 @@ pub struct Options {
     #[arg(long, value_name = "NUMBER", default_value_t = 0, requires = "live")]
     pub kernel_flows: u32,
 
+    /// With --live and the ring: octets of one of its blocks, as the daemon's `block_octets`: a power of two from 64KiB to
+    /// 32MiB, of which the ring has as many as make 64 MiB
+    #[arg(long, value_name = "OCTETS", default_value = "1MiB", value_parser = block_octets, requires = "live")]
+    pub block_octets: usize,
+
     /// With --live: what else is measured on the link
     #[arg(long, value_enum, default_value_t = Compare::Tcpdump, requires = "live")]
     pub compare: Compare,
@@ -99,9 +106,24 @@ pub struct Options {
     #[arg(long, hide = true, requires = "pcap")]
     pub read_only: bool,
 
+    /// Only play a fixed number of made-up packets, for a counter of instructions
+    #[arg(long, hide = true, value_enum, conflicts_with_all = ["live", "pcap", "workers", "curve"])]
+    pub count_instructions: Option<Counted>,
+
     /// Write one JSON object instead of a table
     #[arg(long)]
     pub json: bool,
+}
+
+/// Octets, with or without a unit.
+fn block_octets(text: &str) -> Result<usize, String> {
+    let units = [("KiB", 10), ("MiB", 20)];
+    let (digits, shift) =
+        units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift))).unwrap_or((text, 0));
+    let octets = digits.trim_end().parse::<usize>().ok().and_then(|number| number.checked_mul(1 << shift));
+    octets
+        .filter(|octets| octets.is_power_of_two() && (64 << 10..=32 << 20).contains(octets))
+        .ok_or_else(|| "write a power of two from 64KiB to 32MiB".to_owned())
 }
 
 /// Frames of one round at most, so that the default sizes stay below half a gibibyte.
@@ -112,6 +134,8 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let out = &mut io::stdout().lock();
     let measured = if let (true, Some(path)) = (options.read_only, &options.pcap) {
         read_and_count(path, out)
+    } else if let Some(counted) = options.count_instructions {
+        instructions::play(options, counted, out)
     } else if options.live {
         live_and_write(options, out)
     } else {

@@ -60,6 +60,8 @@ pub struct CaptureConfig {
     pub workers: usize,
     /// Cores that the workers are pinned to, in order; empty: those that the process may use.
     pub cores: Vec<usize>,
+    /// The NICs' receive interrupts come in on the workers' cores.
+    pub pin_interrupts: bool,
     /// Octets of each frame that the kernel copies.
     pub snap_length: u32,
     /// See also frames addressed to others.
@@ -213,6 +215,7 @@ impl CaptureConfig {
             let cores = list.list(|core| core.integer("", 0..=1023).map(|core| core as usize));
             set(&mut self.cores, cores);
         }
+        set(&mut self.pin_interrupts, value("pin_interrupts").and_then(|value| value.boolean()));
         let snap_length = value("snap_length");
         set(
             &mut self.snap_length,
@@ -299,6 +302,7 @@ impl Default for CaptureConfig {
             backend: Backend::Ring,
             workers: 0,
             cores: Vec::new(),
+            pin_interrupts: false,
             snap_length: 256,
             promiscuous: true,
             ring_octets: 64 << 20,

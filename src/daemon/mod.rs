@@ -41,8 +41,8 @@ pub use self::state::clock;
 use self::state::{Notifier, State, now};
 use crate::audit::Auditor;
 use crate::capture::{
-    CaptureError, Command, FastPath, LiveSettings, Outbox, Report, Source, Summary, Worker, WorkerError, XdpSettings,
-    allowed_cores, default_route, open_pnet, open_rings, open_xdp,
+    CaptureError, Command, FastPath, LiveSettings, Outbox, PinnedInterrupts, Report, Source, Summary, Worker,
+    WorkerError, XdpSettings, allowed_cores, default_route, open_pnet, open_rings, open_xdp, pin_interrupts,
 };
 use crate::config::{Backend, Config, ConfigError, Origin, no_approvals};
 use crate::policy::Policy;
@@ -138,6 +138,7 @@ async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: O
         policy,
         sources,
         interfaces: names,
+        interrupts: _interrupts,
         log,
         log_path,
         folder,
@@ -244,6 +245,8 @@ struct Opened {
     policy: Arc<Policy>,
     sources: Vec<Box<dyn Source>>,
     interfaces: Vec<String>,
+    /// Put back where they were when this is dropped.
+    interrupts: Option<PinnedInterrupts>,
     log: Log,
     log_path: PathBuf,
     folder: PathBuf,
@@ -257,6 +260,10 @@ impl Opened {
     fn open(config: &Config) -> Result<Self, DaemonError> {
         let policy = load_policy(config)?.policy;
         let (sources, interfaces) = open_sources(config)?;
+        let interrupts = config.capture.pin_interrupts.then(|| {
+            let of_workers: Vec<_> = cores(config).into_iter().cycle().take(sources.len()).collect();
+            pin_interrupts(Path::new("/"), &interfaces, &of_workers)
+        });
         let (log, log_path) = open_log(config)?;
         let folder = log_path.parent().unwrap_or(Path::new(".")).to_owned();
         let sensor_path = folder.join(SENSOR_FILE);
@@ -268,6 +275,7 @@ impl Opened {
             policy,
             sources,
             interfaces,
+            interrupts,
             log,
             log_path,
             folder,
@@ -310,7 +318,7 @@ fn start_workers(
 ) -> Result<Vec<Worker>, DaemonError> {
     let seed = RandomState::new().build_hasher().finish();
     let settings = Arc::new(config.audit_settings(Arc::clone(sensor), names.to_vec(), sources.len(), seed));
-    let cores = if config.capture.cores.is_empty() { allowed_cores() } else { config.capture.cores.clone() };
+    let cores = cores(config);
     let start = |(id, source)| {
         let auditor = Auditor::new(Arc::clone(&settings), Arc::clone(policy));
         let core = cores.get(id % cores.len().max(1)).copied();
@@ -405,6 +413,11 @@ async fn rotate(logs: [mpsc::Sender<Control>; 2], path: PathBuf) -> Result<Rotat
         rotated.map_err(|error| failed(format!("{}: {error}", path.display())))?;
     }
     Ok(RotateAnswer { log: path.display().to_string() })
+}
+
+/// The workers' cores, in order.
+fn cores(config: &Config) -> Vec<usize> {
+    if config.capture.cores.is_empty() { allowed_cores() } else { config.capture.cores.clone() }
 }
 
 /// A source per worker, and the interfaces' names.

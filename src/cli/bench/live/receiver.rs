@@ -97,7 +97,7 @@ impl Linewarden {
             snap_length,
             promiscuous: capture.promiscuous,
             ring_octets: capture.ring_octets,
-            block_octets: capture.block_octets,
+            block_octets: options.block_octets,
             block_timeout: capture.block_timeout,
             opener: None,
             filter: Vec::new(),
