@@ -43,8 +43,9 @@ fn the_shipped_settings_are_the_defaults_and_show_every_key() {
     let config = load(&all).unwrap();
     assert_eq!(config.policy.approvals.as_deref(), Some(Path::new("/etc/linewarden/approvals.d")));
     assert_eq!(config.records.dir.as_deref(), Some(Path::new("/var/log/linewarden")));
+    assert_eq!(config.state.dir.as_deref(), Some(Path::new("/var/lib/linewarden")));
     // And there is no other: a nonsense key is answered with all that are known.
-    for section in ["capture", "decapsulate", "flow", "policy", "records", "control", "metrics", "sandbox"] {
+    for section in ["capture", "decapsulate", "flow", "policy", "records", "control", "metrics", "sandbox", "state"] {
         let error = load(&format!("[{section}]\nqqqqqqqqqqqqqqqq = 1\n")).unwrap_err();
         let known = error.split("known here: ").nth(1).unwrap().lines().next().unwrap();
         for key in known.split(", ") {
@@ -122,6 +123,17 @@ fn wrong_settings_are_named_with_place_text_and_remedy() {
             "t.toml:2:10: capture.filter: filter line 1: `udp` is not four numbers; write what `tcpdump -ddd EXPRESSION` prints",
         ),
         ("[decapsulate]\ndepth = 9", "decapsulate.depth is 9: write a whole number of tunnels from 0 to 8"),
+        (
+            "[records]\nrotate_octets = \"1MiB\"\nkeep_octets = \"1MiB\"",
+            "t.toml:3:15: records.keep_octets is \"1MiB\": records.keep_octets must hold records.rotate_octets twice",
+        ),
+        ("[records]\nrotate_octets = \"1KiB\"", "write a size in quotes from \"64KiB\" to \"16GiB\""),
+        ("[records]\nrotate_interval = \"1s\"", "write a duration in quotes from \"1m\" to \"31d\""),
+        ("[records]\nkeep_for = \"1h\"", "write a duration in quotes from \"1d\" to \"36500d\""),
+        ("[records]\nsync_interval = \"1d\"", "write a duration in quotes from \"10ms\" to \"1m\""),
+        ("[records]\nsign_interval = \"0s\"", "write a duration in quotes from \"1s\" to \"1d\""),
+        ("[records]\ncompress = \"zstd\"", "write true or false"),
+        ("[state]\ndir = \"\"", "state.dir is \"\": write a text that is not empty"),
         (
             "[decapsulate]\nmirrors = [{ tunnel = \"vxlan\" }]",
             "t.toml:2:12: decapsulate.mirrors.to is missing: name the host that receives the copies",

@@ -302,6 +302,52 @@ fn the_log_is_opened_anew_after_rotation_by_rename() {
     assert_adds_up(&daemon.summary(), &all);
 }
 
+/// `kill -9` while packets come in: whatever was in the log stays in it, it verifies, and the next run goes on.
+#[test]
+fn killed_at_any_moment_the_log_verifies_and_goes_on() {
+    let namespace = Namespace::new("killed");
+    let settings = "[records]\nsync_interval = \"10ms\"\nsign_interval = \"1s\"\n";
+    let folder = folder(&[("approvals.d/none", ""), ("c.toml", settings)]);
+    let arguments = ["--interface", "wan0", "--approvals", "approvals.d", "--config", "c.toml"];
+    let arguments = [arguments.as_slice(), &["--records", "linewarden-log"]].concat();
+    let verify = || {
+        let done = run(["verify-log".as_ref(), "--json".as_ref(), folder.path().join("linewarden-log").as_os_str()]);
+        let report: Value = serde_json::from_str(&done.expect(0).out).unwrap();
+        assert_eq!(report["is_whole"], true, "{report}");
+        report["logs"][0].clone()
+    };
+    let names = ["wireguard-port-51820", "openvpn-tcp-1194", "benign-dnsmasq-dns", "wireguard-odd-port"];
+    let load: Vec<_> = names.iter().flat_map(|name| frames(name)).collect();
+    let (mut sealed, mut before) = (0, 0);
+    for round in 0..8 {
+        let mut daemon = namespace.daemon(folder.path(), &arguments);
+        daemon.says("capturing");
+        // Any number of packets, the same in every run of this test.
+        let count = 1 + (round * 7919 + 13) % load.len();
+        namespace.sender("far0").send(&load[..count]);
+        let seen = until("a record of this run", || Some(daemon.records()).filter(|seen| seen.len() > before));
+        daemon.signal("KILL");
+        // Waits for its end.
+        drop(daemon);
+        // As the crash left it: nothing that is sealed is harmed.
+        verify();
+        let text = fs::read_to_string(folder.path().join("linewarden-log/linewarden.ndjson")).unwrap();
+        let whole = records(text.rsplit_once('\n').unwrap().0);
+        assert!(whole.starts_with(&seen), "what was seen in the log stays in it");
+        before = whole.len();
+        let report = verify();
+        assert!(report["seals"].as_u64().unwrap() > sealed, "the log goes on: {report}");
+        sealed = report["seals"].as_u64().unwrap();
+    }
+    let mut daemon = namespace.daemon(folder.path(), &arguments);
+    daemon.says("capturing");
+    daemon.signal("TERM");
+    assert_eq!(daemon.ends(), 0, "{}", daemon.said.join("\n"));
+    let report = verify();
+    assert_eq!(report["breaks"].as_array().unwrap().len(), 8, "a break for each kill: {report}");
+    assert_eq!(report["unsealed_octets"], 0, "{report}");
+}
+
 #[test]
 fn an_interface_that_vanishes_does_not_end_it() {
     let namespace = Namespace::new("vanish");
@@ -364,13 +410,16 @@ fn what_keeps_it_from_starting_has_its_exit_code_and_its_remedy() {
         ("unknown.toml", "[capture]\nsnap_lenght = 256\n"),
         ("filter.toml", "[capture]\nfilter = \"udp\"\n"),
         ("file", ""),
+        ("open.toml", "[state]\ndir = \"state\"\n"),
+        ("state/sensor.key", ""),
     ]);
+    fs::set_permissions(folder.path().join("state/sensor.key"), fs::Permissions::from_mode(0o644)).unwrap();
     let refused = |arguments: &[&str]| -> Done {
         let mut command = namespace.command("timeout");
         command.args(["--signal=KILL", "60", LINEWARDEN, "run"]).args(arguments).current_dir(folder.path());
         done(&mut command)
     };
-    let cases: [(&[&str], i32, &[&str]); 9] = [
+    let cases: [(&[&str], i32, &[&str]); 10] = [
         (&["--interface", "nix0"], 69, &["no interface is called `nix0`", "`linewarden interfaces` lists them"]),
         (&[], 69, &["there is no default route", "capture.interfaces"]),
         (&["--config", "none.toml"], 78, &["none.toml: cannot be read"]),
@@ -378,6 +427,11 @@ fn what_keeps_it_from_starting_has_its_exit_code_and_its_remedy() {
         (&["--interface", "wan0", "--config", "filter.toml"], 78, &["capture.filter", "tcpdump -ddd"]),
         (&["--interface", "wan0", "--approvals", "broken.d"], 78, &["broken.d/a.toml:1:1: valid_until is missing"]),
         (&["--interface", "wan0", "--approvals", "none.d"], 78, &["none.d: the folder of approvals cannot be read"]),
+        (
+            &["--interface", "wan0", "--approvals", "approvals.d", "--records", "log", "--config", "open.toml"],
+            78,
+            &["state/sensor.key is open to other users (mode 0644)", "chmod 600"],
+        ),
         (
             &["--interface", "wan0", "--records", "file"],
             1,

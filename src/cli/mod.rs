@@ -10,6 +10,7 @@ mod interfaces;
 mod open_rings;
 mod replay;
 mod run;
+mod verify_log;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -23,6 +24,8 @@ use crate::capture::CaptureError;
 use crate::capture::file::FileError;
 use crate::config::{Config, ConfigError};
 use crate::daemon::{self, DaemonError};
+use crate::sink::sealed::LogError;
+use crate::sink::sealed::key::KeyError;
 
 /// Labels every flow on a link: approved leased line or VPN, unapproved tunnel, or neither.
 ///
@@ -35,7 +38,7 @@ struct Arguments {
 }
 
 /// Below every help text.
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed while running; 2 findings (replay --fail-on unapproved); 64 usage; 65 bad data; 69 no such interface now, which may come; 77 permission; 78 configuration.";
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed while running; 2 findings (replay --fail-on unapproved); 64 usage; 65 bad data, or a log that is not whole; 69 no such interface now, which may come; 77 permission; 78 configuration.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -45,6 +48,8 @@ enum Command {
     Replay(replay::Options),
     /// Say why one flow of a capture file got its verdict
     Explain(explain::Options),
+    /// Check that the log is whole: signed seals, the chain of them, and every record under it
+    VerifyLog(verify_log::Options),
     /// Check configuration and approvals
     CheckConfig(check_config::Options),
     /// Ask a running daemon, or have it reload its approvals
@@ -134,6 +139,7 @@ impl From<DaemonError> for Failure {
             DaemonError::Capture(CaptureError::NoInterface(_)) | DaemonError::NoDefaultRoute => UNAVAILABLE,
             DaemonError::Capture(CaptureError::HardwareType { .. } | CaptureError::Setting(_))
             | DaemonError::Config(_)
+            | DaemonError::Log(LogError::Key(KeyError::Refused { .. }))
             | DaemonError::Control(_)
             | DaemonError::Metrics(_) => CONFIGURATION,
             _ => FAILED,
@@ -162,6 +168,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run(options) => run::run(&options),
         Command::Replay(options) => replay::run(&options),
         Command::Explain(options) => explain::run(&options),
+        Command::VerifyLog(options) => verify_log::run(&options),
         Command::CheckConfig(options) => check_config::run(&options),
         Command::Ctl(options) => ctl::run(&options),
         Command::Detectors(options) => detectors::run(&options),

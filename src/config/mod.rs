@@ -5,6 +5,7 @@ mod approvals;
 mod decapsulate;
 mod filter;
 mod keys;
+mod log;
 mod reader;
 mod sandbox;
 mod service;
@@ -13,6 +14,7 @@ mod settings;
 pub use approvals::Approvals;
 pub use decapsulate::mirror_name;
 pub use filter::{FilterError, Instruction, parse_filter};
+pub use log::{LogConfig, StateConfig};
 pub use sandbox::SandboxConfig;
 pub use service::{ControlConfig, Listen, MAX_SOCKET_PATH, MetricsConfig, Origin};
 pub use settings::{APPROVAL_FOLDERS, no_approvals};
@@ -41,6 +43,8 @@ pub struct Config {
     pub policy: PolicyConfig,
     /// Section `records`.
     pub records: RecordsConfig,
+    /// Section `state`.
+    pub state: StateConfig,
     /// Section `control`.
     pub control: ControlConfig,
     /// Section `metrics`.
@@ -142,6 +146,8 @@ pub struct RecordsConfig {
     pub other: OtherRecords,
     /// Records that may wait for the disk; beyond it they are dropped and counted.
     pub queue: usize,
+    /// How the log is kept.
+    pub log: LogConfig,
 }
 
 /// Everything wrong with a configuration, ready to print.
@@ -189,6 +195,9 @@ impl Config {
         }
         if let Some(section) = top.section("sandbox") {
             self.sandbox.take(&section);
+        }
+        if let Some(section) = top.section("state") {
+            self.state.take(&section);
         }
         top.finish();
     }
@@ -291,6 +300,7 @@ impl RecordsConfig {
         set(&mut self.other, section.value("other").and_then(|value| value.choice(&others)));
         let queue = section.value("queue").and_then(|value| value.integer(" of records", 1..=16 << 20));
         set(&mut self.queue, queue.map(|records| records as usize));
+        self.log.take(section);
         section.finish();
     }
 }
@@ -337,7 +347,13 @@ impl Default for PolicyConfig {
 
 impl Default for RecordsConfig {
     fn default() -> Self {
-        Self { dir: None, update_interval: Duration::from_mins(5), other: OtherRecords::All, queue: 65_536 }
+        Self {
+            dir: None,
+            update_interval: Duration::from_mins(5),
+            other: OtherRecords::All,
+            queue: 65_536,
+            log: LogConfig::default(),
+        }
     }
 }
 

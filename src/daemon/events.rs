@@ -10,10 +10,11 @@ use tracing::warn;
 use super::board::{Board, Facts, LogGauge};
 use super::capabilities;
 use super::coverage::Change;
-use super::records::{Control, Log};
+use super::records::{Control, turns};
 use super::state::{clock, now};
 use crate::capture::{Report, Summary};
 use crate::config::Origin;
+use crate::sink::sealed::SealedLog;
 use crate::sink::sensor::{Coverage, InterfaceChange, SensorEvent, Start, Stop, VERSION, What};
 
 /// Numbers events and hands them on; one that finds the way full is lost, and its number tells.
@@ -25,8 +26,6 @@ pub(super) struct Events {
 
 /// Events that may wait for the disk: hours of them.
 const QUEUE: usize = 1024;
-/// A disk that refused is tried again this often.
-const RETRY: Duration = Duration::from_secs(1);
 
 impl Events {
     pub(super) fn new(sensor: Arc<str>) -> (Self, mpsc::Receiver<SensorEvent>) {
@@ -46,23 +45,24 @@ impl Events {
 
 /// Runs until [`Events`] is gone.
 pub(super) async fn run_events(
-    mut log: Log,
+    mut log: SealedLog,
+    interval: Duration,
     mut events: mpsc::Receiver<SensorEvent>,
     mut controls: mpsc::Receiver<Control>,
     gauge: Arc<LogGauge>,
 ) {
-    let mut retry = tokio::time::interval(RETRY);
+    let mut tick = turns(interval);
     loop {
         tokio::select! {
             event = events.recv() => match event {
                 Some(event) => block_in_place(|| {
-                    log.write(&event);
+                    log.append(&event);
                     log.flush();
                 }),
-                None => return block_in_place(|| log.sync()),
+                None => return block_in_place(|| log.close(clock())),
             },
             Some(control) = controls.recv() => block_in_place(|| control.obey(&mut log)),
-            _ = retry.tick() => block_in_place(|| log.flush()),
+            _ = tick.tick() => block_in_place(|| log.tick(clock())),
         }
         gauge.set(log.written(), log.lost(), log.waiting(), log.is_failing());
     }

@@ -33,7 +33,7 @@ use self::metrics::http::{ListenError, Listener};
 pub use self::opener::{COMMAND as OPENER, serve as open_rings_for_another};
 use self::place::bind_control;
 pub use self::place::control_sockets;
-use self::records::{Control, Log, run_log};
+use self::records::{Control, run_log};
 use self::reload::{Reloading, in_force};
 use self::sandbox::Needs;
 use self::socket::{Socket, SocketError};
@@ -47,7 +47,7 @@ use crate::capture::{
 use crate::config::{Backend, Config, ConfigError, Origin, no_approvals};
 use crate::policy::Policy;
 use crate::sink::live::LiveView;
-use crate::sink::ndjson::NdjsonFile;
+use crate::sink::sealed::{LogError, SealedLog};
 use crate::sink::sensor::What;
 use crate::sink::usage::Usage;
 
@@ -65,14 +65,9 @@ pub enum DaemonError {
     /// Capture could not start.
     #[error(transparent)]
     Capture(#[from] CaptureError),
-    /// The log cannot be written.
-    #[error("{path}: records cannot be written there: {source}")]
-    Records {
-        /// Which file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    /// A log cannot be written, or not be signed.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// `linewarden ctl` could not ask.
     #[error("control socket: {0}")]
     Control(SocketError),
@@ -111,7 +106,7 @@ pub fn run(config: &Config, origin: &Origin) -> Result<(), DaemonError> {
     };
     let opened = Opened::open(config)?;
     if config.sandbox.enabled {
-        let needs = Needs::of(config, &opened.folder);
+        let needs = Needs::of(config, [&opened.folder, &opened.state]);
         sandbox::enter(&needs).map_err(system("enter the sandbox (sandbox.enabled = false runs without it)"))?;
     } else {
         warn!("the sandbox is off (sandbox.enabled): the process keeps every capability it was started with");
@@ -126,28 +121,22 @@ pub fn run(config: &Config, origin: &Origin) -> Result<(), DaemonError> {
     runtime.block_on(serve(config, origin, signals, opened))
 }
 
-/// The log's file name in its folder.
-pub const LOG_FILE: &str = "linewarden.ndjson";
+/// Name of the log of records: `linewarden.ndjson` in its folder.
+pub const LOG: &str = "linewarden";
 /// The summary's.
 pub const SUMMARY_FILE: &str = "summary.json";
-/// What the sensor says of itself.
-pub const SENSOR_FILE: &str = "sensor.ndjson";
+/// Name of the log of what the sensor says of itself.
+pub const SENSOR_LOG: &str = "sensor";
 
 async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: Opened) -> Result<(), DaemonError> {
-    let Opened {
-        policy,
-        sources,
-        interfaces: names,
-        interrupts: _interrupts,
-        log,
-        log_path,
-        folder,
-        sensor_log,
-        sensor_path,
-        control_socket,
-        metrics,
-    } = opened;
+    let Opened { policy, sources, interfaces: names, interrupts: _interrupts, folder, state, control_socket, metrics } =
+        opened;
     let sensor = config.sensor_name();
+    // They have threads of their own, which are to be in the sandbox.
+    let open = |name| SealedLog::open(&folder, name, &state, &config.records.log, clock());
+    let (log, sensor_log) = (open(LOG)?, open(SENSOR_LOG)?);
+    let [log_path, sensor_path] = [&log, &sensor_log].map(|log| log.path().to_owned());
+    let interval = config.records.log.sync_interval;
     let (live, usage) = (Arc::<LiveView>::default(), Arc::<Usage>::default());
     let gauges: [Arc<board::LogGauge>; 2] = Default::default();
 
@@ -156,9 +145,9 @@ async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: O
     let (sensor_control, sensor_controls) = mpsc::channel(4);
     let [gauge, sensor_gauge] = &gauges;
     let views = (Arc::clone(&live), Arc::clone(&usage));
-    let log = tokio::spawn(run_log(log, views, Arc::clone(gauge), receiver, controls));
+    let log = tokio::spawn(run_log(log, interval, views, Arc::clone(gauge), receiver, controls));
     let (mut events, said) = Events::new(Arc::clone(&sensor));
-    let sensor_log = tokio::spawn(run_events(sensor_log, said, sensor_controls, Arc::clone(sensor_gauge)));
+    let sensor_log = tokio::spawn(run_events(sensor_log, interval, said, sensor_controls, Arc::clone(sensor_gauge)));
 
     let names: Vec<Arc<str>> = names.into_iter().map(Into::into).collect();
     let (ended, mut endings) = mpsc::unbounded_channel();
@@ -247,11 +236,9 @@ struct Opened {
     interfaces: Vec<String>,
     /// Put back where they were when this is dropped.
     interrupts: Option<PinnedInterrupts>,
-    log: Log,
-    log_path: PathBuf,
+    /// Of the logs, and of their state.
     folder: PathBuf,
-    sensor_log: Log,
-    sensor_path: PathBuf,
+    state: PathBuf,
     control_socket: Result<Socket, SocketError>,
     metrics: Option<Listener>,
 }
@@ -264,26 +251,16 @@ impl Opened {
             let of_workers: Vec<_> = cores(config).into_iter().cycle().take(sources.len()).collect();
             pin_interrupts(Path::new("/"), &interfaces, &of_workers)
         });
-        let (log, log_path) = open_log(config)?;
-        let folder = log_path.parent().unwrap_or(Path::new(".")).to_owned();
-        let sensor_path = folder.join(SENSOR_FILE);
-        let unwritable = |source| DaemonError::Records { path: sensor_path.clone(), source };
-        let sensor_log = NdjsonFile::open(&sensor_path).map_err(unwritable)?;
-        let control_socket = bind_control(config.control.socket.as_deref(), &folder).map_err(DaemonError::Control)?;
+        // Made while that is allowed.
+        let folder = config.log_folder();
+        let state = config.state_folder(&folder);
+        let made = std::fs::create_dir_all(&folder);
+        made.map_err(|source| LogError::Records { path: folder.join(LOG).with_extension("ndjson"), source })?;
+        let made = std::fs::create_dir_all(&state);
+        made.map_err(|source| LogError::State { path: state.clone(), source })?;
+        let control_socket = bind_control(config.control.socket.as_deref(), &state).map_err(DaemonError::Control)?;
         let metrics = config.metrics.listen.as_ref().map(Listener::bind).transpose().map_err(DaemonError::Metrics)?;
-        Ok(Self {
-            policy,
-            sources,
-            interfaces,
-            interrupts,
-            log,
-            log_path,
-            folder,
-            sensor_log,
-            sensor_path,
-            control_socket,
-            metrics,
-        })
+        Ok(Self { policy, sources, interfaces, interrupts, folder, state, control_socket, metrics })
     }
 }
 
@@ -470,25 +447,4 @@ fn fast_path(config: &Config) -> Option<FastPath> {
         return None;
     }
     Some(FastPath { flows, vlan_in_key: config.flow.vlan_in_key })
-}
-
-/// The folder that the settings name; else the system's where it may be written, else one in the working folder.
-fn open_log(config: &Config) -> Result<(Log, PathBuf), DaemonError> {
-    let open = |folder: &Path| {
-        let path = folder.join(LOG_FILE);
-        match NdjsonFile::open(&path) {
-            Ok(file) => Ok((file, path)),
-            Err(source) => Err(DaemonError::Records { path, source }),
-        }
-    };
-    if let Some(folder) = &config.records.dir {
-        return open(folder);
-    }
-    let system = Path::new("/var/log/linewarden");
-    if system.is_dir()
-        && let Ok(opened) = open(system)
-    {
-        return Ok(opened);
-    }
-    open(Path::new("linewarden-log"))
 }

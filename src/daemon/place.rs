@@ -17,7 +17,7 @@ pub fn control_sockets() -> [PathBuf; 3] {
 }
 
 /// The socket that the settings name; else the first of the usual ones that may be made. `None`: nowhere, and why.
-pub(super) fn bind_control(named: Option<&Path>, log: &Path) -> Result<Result<Socket, SocketError>, SocketError> {
+pub(super) fn bind_control(named: Option<&Path>, state: &Path) -> Result<Result<Socket, SocketError>, SocketError> {
     if let Some(path) = named {
         return Socket::bind(path).map(Ok);
     }
@@ -30,7 +30,7 @@ pub(super) fn bind_control(named: Option<&Path>, log: &Path) -> Result<Result<So
             bound => return bound.map(Ok),
         }
     }
-    match Socket::bind(&log.join("state").join(NAME)) {
+    match Socket::bind(&state.join(NAME)) {
         Err(taken @ SocketError::Taken(_)) => Err(taken),
         bound => Ok(bound),
     }

@@ -6,29 +6,28 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::block_in_place;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use super::board::LogGauge;
+use super::clock;
 use crate::record::Record;
 use crate::sink::live::LiveView;
-use crate::sink::ndjson::NdjsonFile;
+use crate::sink::sealed::SealedLog;
 use crate::sink::usage::Usage;
-
-/// The daemon's log.
-pub(super) type Log = NdjsonFile;
 
 /// What the outputs are told.
 #[derive(Debug)]
 pub(super) enum Control {
     /// Open files anew, after rotation.
     Reopen,
-    /// Begin a new file, and say when that is done.
+    /// Begin a new segment, and say when that is done.
     Rotate(oneshot::Sender<io::Result<()>>),
 }
 
 impl Control {
-    pub(super) fn obey(self, log: &mut Log) {
+    pub(super) fn obey(self, log: &mut SealedLog) {
         match self {
-            Self::Reopen => log.reopen(),
+            Self::Reopen => log.reopen(clock()),
             Self::Rotate(done) => {
                 // Nobody has to wait for it.
                 let _ = done.send(rotate(log));
@@ -37,32 +36,42 @@ impl Control {
     }
 }
 
-/// This log is rotated by whoever renames its file: all that is to do is to open it anew.
-fn rotate(log: &mut Log) -> io::Result<()> {
-    log.reopen();
+fn rotate(log: &mut SealedLog) -> io::Result<()> {
+    // Where somebody has renamed the file, that begins a new one.
+    log.reopen(clock());
+    log.rotate();
     if log.is_failing() { Err(io::Error::other("it cannot be written now")) } else { Ok(()) }
 }
 
 /// Records taken at once.
 const BATCH: usize = 1024;
-/// A disk that refused is tried again this often.
-const RETRY: Duration = Duration::from_secs(1);
+/// A log is told the time this often at least.
+const TICK: Duration = Duration::from_secs(1);
 
-/// Runs until every worker has let go of its way out; gives the log back for its counts.
+/// Turns of a log that has what is older than `interval` on the disk.
+pub(super) fn turns(interval: Duration) -> Interval {
+    let mut tick = tokio::time::interval(interval.min(TICK));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick
+}
+
+/// Runs until every worker has let go of its way out; gives the log back for its counts. It hears of the time every
+/// `interval`, which is the least that it has on the disk.
 pub(super) async fn run_log(
-    mut log: Log,
+    mut log: SealedLog,
+    interval: Duration,
     (live, usage): (Arc<LiveView>, Arc<Usage>),
     gauge: Arc<LogGauge>,
     mut records: mpsc::Receiver<Record>,
     mut controls: mpsc::Receiver<Control>,
-) -> Log {
+) -> SealedLog {
     let mut batch = Vec::with_capacity(BATCH);
-    let mut retry = tokio::time::interval(RETRY);
+    let mut tick = turns(interval);
     loop {
         tokio::select! {
             taken = records.recv_many(&mut batch, BATCH) => {
                 if taken == 0 {
-                    block_in_place(|| log.sync());
+                    block_in_place(|| log.close(clock()));
                     return log;
                 }
                 block_in_place(|| {
@@ -71,11 +80,12 @@ pub(super) async fn run_log(
                         usage.write(&record);
                         log.write(&record);
                     }
-                    log.flush();
+                    // Under load the interval's turn may not come for long.
+                    log.tick(clock());
                 });
             }
             Some(control) = controls.recv() => block_in_place(|| control.obey(&mut log)),
-            _ = retry.tick() => block_in_place(|| log.flush()),
+            _ = tick.tick() => block_in_place(|| log.tick(clock())),
         }
         gauge.set(log.written(), log.lost(), log.waiting(), log.is_failing());
     }

@@ -50,8 +50,8 @@ const STATE_AND_RUN: [&str; 2] = ["/var/lib/linewarden", "/run/linewarden"];
 const LANDLOCK: ABI = ABI::V6;
 
 impl Needs {
-    /// What the settings ask for, with a log in `log`.
-    pub(super) fn of(config: &Config, log: &Path) -> Self {
+    /// What the settings ask for, with these folders of the log and its state.
+    pub(super) fn of(config: &Config, folders: [&PathBuf; 2]) -> Self {
         let mut read: Vec<PathBuf> = SYSTEM.iter().map(PathBuf::from).collect();
         read.push(SETTINGS.into());
         read.extend(config.sandbox.read.iter().cloned());
@@ -64,7 +64,7 @@ impl Needs {
             read.push(folder);
         }
         let mut write: Vec<PathBuf> = STATE_AND_RUN.iter().map(PathBuf::from).collect();
-        write.push(log.to_owned());
+        write.extend(folders.into_iter().cloned());
         // Sockets are taken away at the end.
         let metrics = match &config.metrics.listen {
             Some(Listen::Unix(path)) => Some(path),

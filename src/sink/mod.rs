@@ -2,15 +2,19 @@
 //!
 //! | file | turns records into |
 //! |---|---|
-//! | `ndjson` | lines of JSON, on a disk that may be full for a while |
+//! | `ndjson` | lines of JSON |
+//! | `sealed` | a log of such lines that is rotated, bounded, and can be proved whole |
+//! | `archive` | a closed segment of it into a compressed one |
 //! | `table` | a table for people |
 //! | `live` | the tunnels that are open now |
 //! | `usage` | the use of each approval |
 //!
 //! `sensor` is the format of what the sensor says of itself.
 
+pub mod archive;
 pub mod live;
 pub mod ndjson;
+pub mod sealed;
 pub mod sensor;
 pub mod table;
 pub mod usage;

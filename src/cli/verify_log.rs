@@ -1,0 +1,181 @@
+//! `linewarden verify-log`: whether a log is whole, and where it is not.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::{BAD_DATA, CONFIGURATION, FAILED, Failure};
+use crate::config::Config;
+use crate::sink::sealed::heads;
+use crate::sink::sealed::key::{KeyError, PUBLIC_FILE, PublicKey};
+use crate::sink::sealed::seal::Head;
+use crate::store::verify::{Means, Report, verify, work};
+
+/// Arguments of the command.
+#[derive(Debug, Args)]
+#[command(
+    after_long_help = "Exit code 0: whole, with the breaks that the sensor itself recorded listed; 65: not whole."
+)]
+pub struct Options {
+    /// Folder of the log [default: records.dir, else /var/log/linewarden if it may be written, else linewarden-log]
+    #[arg(value_name = "DIR")]
+    folder: Option<PathBuf>,
+    /// The sensor's public key; may be given several times, where a sensor's key was replaced
+    /// [default: sensor.pub in the state folder]
+    #[arg(long, value_name = "FILE")]
+    key: Vec<PathBuf>,
+    /// Signed heads that were kept, or the folder they are in: without them a cut tail does not show
+    /// [default: the state folder]
+    #[arg(long, value_name = "FILE|DIR")]
+    heads: Option<PathBuf>,
+    /// Settings, for the defaults of the above
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Write the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// The report as JSON.
+#[derive(Serialize)]
+struct Json<'a> {
+    is_whole: bool,
+    folder: &'a Path,
+    logs: &'a [Report],
+}
+
+pub(super) fn run(options: &Options) -> Result<(), Failure> {
+    let config = options.config.as_deref().map_or_else(|| Ok(Config::default()), Config::load)?;
+    let folder = options.folder.clone().unwrap_or_else(|| config.log_folder());
+    // The name of the folder decides where its state is: as the sensor was started, not as it was typed here.
+    let state = config.state_folder(&std::fs::canonicalize(&folder).unwrap_or_else(|_| folder.clone()));
+    let octets = work(&folder).map_err(|error| Failure::new(FAILED, error))?;
+    let keys = keys(&options.key, &state)?;
+    let heads = load_heads(options.heads.as_deref(), &state)?;
+    let bar = (io::stderr().is_terminal() && !options.json).then(|| progress(octets));
+    let means = Means {
+        keys: &keys,
+        heads: &heads,
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
+        progress: &|taken| bar.iter().for_each(|bar| bar.inc(taken)),
+    };
+    let reports = verify(&folder, &means).map_err(|error| Failure::new(FAILED, error))?;
+    if let Some(bar) = &bar {
+        bar.finish_and_clear();
+    }
+    let is_whole = reports.iter().all(|report| report.is_whole);
+    let mut out = io::stdout().lock();
+    if options.json {
+        let text = serde_json::to_string_pretty(&Json { is_whole, folder: &folder, logs: &reports });
+        writeln!(out, "{}", text.unwrap_or_default())?;
+    } else {
+        for report in &reports {
+            print(&mut out, report)?;
+        }
+    }
+    out.flush()?;
+    if is_whole {
+        return Ok(());
+    }
+    let findings: u64 = reports.iter().map(|report| report.findings.len() as u64 + report.findings_left_out).sum();
+    Err(Failure::new(BAD_DATA, format!("{}: the log is NOT WHOLE: {findings} findings", folder.display())))
+}
+
+fn keys(paths: &[PathBuf], state: &Path) -> Result<Vec<PublicKey>, Failure> {
+    let default = [state.join(PUBLIC_FILE)];
+    let paths = if paths.is_empty() { default.as_slice() } else { paths };
+    let load = |path: &PathBuf| {
+        PublicKey::load(path).map_err(|error| match &error {
+            KeyError::System { source, .. } if source.kind() == io::ErrorKind::NotFound => Failure::new(
+                CONFIGURATION,
+                format!("{error}: name the sensor.pub of the sensor that wrote the log with --key"),
+            ),
+            _ => Failure::new(CONFIGURATION, error),
+        })
+    };
+    paths.iter().map(load).collect()
+}
+
+/// Those that were asked for must be there; those of the state folder are taken where they are.
+fn load_heads(asked: Option<&Path>, state: &Path) -> Result<Vec<Head>, Failure> {
+    let place = asked.unwrap_or(state);
+    let fail = |path: &Path, what: &dyn std::fmt::Display| {
+        Failure::new(CONFIGURATION, format!("{}: signed heads cannot be read: {what}", path.display()))
+    };
+    let mut files = Vec::new();
+    if place.is_dir() {
+        for entry in std::fs::read_dir(place).map_err(|error| fail(place, &error))? {
+            let path = entry.map_err(|error| fail(place, &error))?.path();
+            if path.extension().is_some_and(|extension| extension == "heads") {
+                files.push(path);
+            }
+        }
+        if files.is_empty() && asked.is_some() {
+            return Err(fail(place, &"there is no file X.heads in it"));
+        }
+    } else if asked.is_some() {
+        files.push(place.to_owned());
+    }
+    let mut all = Vec::new();
+    for path in files {
+        let (heads, others) = heads::read(&path).map_err(|error| fail(&path, &error))?;
+        if others > 0 {
+            return Err(fail(
+                &path,
+                &format_args!("{others} of its lines are no signed heads, such as the sensor keeps in state.dir"),
+            ));
+        }
+        all.extend(heads);
+    }
+    Ok(all)
+}
+
+fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
+    let Report { log, segments, seals, records, octets, .. } = report;
+    write!(out, "{log}: {segments} segments, {seals} seals, {records} records, {octets} octets")?;
+    match report.time {
+        Some((first, last)) => writeln!(out, ", {first} to {last}")?,
+        None => writeln!(out)?,
+    }
+    match &report.signed {
+        Some(signed) => {
+            writeln!(out, "  signed     up to seal {} at {}, chain {}", signed.seal, signed.time, signed.chain)?;
+        }
+        None => writeln!(out, "  signed     nothing by your key")?,
+    }
+    match report.heads {
+        0 => writeln!(out, "  heads      none to compare with: whether the end was cut off cannot be told (--heads)")?,
+        count => writeln!(out, "  heads      compared with {count} that were kept elsewhere")?,
+    }
+    if let Some(segment) = report.removed_to {
+        writeln!(out, "  retention  removed segments up to {segment}, as a signed seal says")?;
+    }
+    if report.unsealed_octets > 0 {
+        let octets = report.unsealed_octets;
+        writeln!(
+            out,
+            "  unsealed   {octets} octets at the end are not sealed yet: the log is being written, or was not closed"
+        )?;
+    }
+    for one in &report.breaks {
+        writeln!(out, "  break      {one}")?;
+    }
+    for finding in &report.findings {
+        writeln!(out, "  NOT WHOLE  {finding}")?;
+    }
+    if report.findings_left_out > 0 {
+        writeln!(out, "  NOT WHOLE  and {} findings more", report.findings_left_out)?;
+    }
+    writeln!(out, "  result     {}", if report.is_whole { "whole" } else { "NOT WHOLE" })
+}
+
+fn progress(octets: u64) -> ProgressBar {
+    let bar = ProgressBar::new(octets);
+    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {binary_bytes}/{binary_total_bytes} {eta}") {
+        bar.set_style(style);
+    }
+    bar
+}

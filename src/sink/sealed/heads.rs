@@ -1,0 +1,82 @@
+//! Keeps the latest signed heads of a log in `state/X.heads`, one JSON object a line: where the log must reach at least.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use super::seal::Head;
+
+/// So many are kept.
+const KEPT: usize = 64;
+/// More than this is not read.
+const MAX_FILE: u64 = 64 << 20;
+
+/// The file, and what is in it.
+#[derive(Debug)]
+pub struct Heads {
+    path: PathBuf,
+    lines: VecDeque<Head>,
+}
+
+impl Heads {
+    /// The file of a log; none yet is none kept.
+    pub fn load(state: &Path, log: &str) -> io::Result<Self> {
+        let path = path(state, log);
+        let lines = match read(&path) {
+            Ok((heads, _)) => heads.into(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => VecDeque::new(),
+            Err(error) => return Err(error),
+        };
+        Ok(Self { path, lines })
+    }
+
+    /// The latest.
+    #[must_use]
+    pub fn latest(&self) -> Option<&Head> {
+        self.lines.iter().max_by_key(|head| head.seal)
+    }
+
+    /// Takes one more.
+    pub fn push(&mut self, head: Head) {
+        self.lines.push_back(head);
+        while self.lines.len() > KEPT {
+            self.lines.pop_front();
+        }
+    }
+
+    /// Writes the file, whole or not at all, and on the disk.
+    pub fn write(&self) -> io::Result<()> {
+        let beside = self.path.with_extension("heads.new");
+        let mut text = Vec::new();
+        for head in &self.lines {
+            serde_json::to_writer(&mut text, head)?;
+            text.push(b'\n');
+        }
+        let mut file = File::create(&beside)?;
+        file.write_all(&text)?;
+        file.sync_data()?;
+        std::fs::rename(&beside, &self.path)
+    }
+}
+
+/// `state/X.heads`.
+#[must_use]
+pub fn path(state: &Path, log: &str) -> PathBuf {
+    state.join(format!("{log}.heads"))
+}
+
+/// The heads in a file, and how many of its lines are none.
+pub fn read(path: &Path) -> io::Result<(Vec<Head>, usize)> {
+    let mut octets = Vec::new();
+    File::open(path)?.take(MAX_FILE).read_to_end(&mut octets)?;
+    let lines = octets.split(|&octet| octet == b'\n').filter(|line| !line.is_empty());
+    let (mut heads, mut others) = (Vec::new(), 0);
+    for line in lines {
+        match serde_json::from_slice(line) {
+            Ok(head) => heads.push(head),
+            Err(_) => others += 1,
+        }
+    }
+    Ok((heads, others))
+}

@@ -1,0 +1,487 @@
+use std::path::{Path, PathBuf};
+
+use bytes::BytesMut;
+use tempfile::TempDir;
+
+use super::super::ndjson::encode;
+use super::super::tests_support::record;
+use super::seal::Hash;
+use super::*;
+
+const SECOND: u64 = 1_000_000_000;
+
+fn at(seconds: u64) -> Timestamp {
+    Timestamp::from_secs(1_700_000_000 + seconds)
+}
+
+fn config() -> LogConfig {
+    LogConfig { compress: false, ..LogConfig::default() }
+}
+
+fn open(folder: &TempDir, config: &LogConfig, now: Timestamp) -> SealedLog {
+    SealedLog::open(&folder.path().join("log"), "l", &folder.path().join("state"), config, now).unwrap()
+}
+
+fn path(folder: &TempDir) -> PathBuf {
+    folder.path().join("log/l.ndjson")
+}
+
+fn lines(path: &Path) -> Vec<String> {
+    std::fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
+}
+
+fn sequence(path: &Path) -> Vec<u64> {
+    lines(path).iter().map(|line| serde_json::from_str::<Record>(line).unwrap().seq).collect()
+}
+
+/// All seals of the log in order, each held to its data, to the chain and to the key.
+#[track_caller]
+fn seals(folder: &TempDir) -> Vec<Seal> {
+    let listing = Listing::read(&folder.path().join("log"), "l").unwrap();
+    let key = key::PublicKey::load(&folder.path().join("state").join(key::PUBLIC_FILE)).unwrap();
+    let (mut all, mut chain) = (Vec::<Seal>::new(), Chain::new("l").value);
+    for (segment, files) in listing.closed.values().chain([&listing.live]).enumerate() {
+        let Some(path) = &files.seals else { continue };
+        let mut data = Vec::new();
+        if let Some(path) = &files.data {
+            io::Read::read_to_end(&mut segments::open_data(path, |_| {}).unwrap(), &mut data).unwrap();
+        }
+        let mut end = 0;
+        segments::read_seals(path, |line| {
+            let (seal, body) = line.seal.unwrap_or_else(|error| panic!("{}:{}: {error}", path.display(), line.number));
+            chain = Chain::next(chain, &body);
+            assert_eq!(seal.chain, chain, "{seal:?}");
+            assert_eq!((seal.seal, seal.segment, seal.offset), (all.len() as u64 + 1, segment as u64 + 1, end));
+            let mut batch = Batch::default();
+            let octets = &data[seal.offset as usize..seal.end() as usize];
+            batch.add(octets, count_lines(octets));
+            assert_eq!((seal.sha256, seal.records), (batch.hash(), batch.records), "{seal:?}");
+            if let Some(head) = seal.head("l") {
+                assert!(head.is_signed_by(std::slice::from_ref(&key)), "{seal:?}");
+            }
+            end = seal.end();
+            all.push(seal);
+        })
+        .unwrap();
+        assert_eq!(end, data.len() as u64, "all is sealed: {}", path.display());
+    }
+    all
+}
+
+fn kinds(seals: &[Seal]) -> Vec<Kind> {
+    seals.iter().map(|seal| seal.kind).collect()
+}
+
+#[test]
+fn order_is_kept_and_every_line_is_a_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(&folder, &config(), at(0));
+    for seq in 1..=5000 {
+        log.write(&record(seq));
+    }
+    log.sync(at(1));
+    assert_eq!((log.written(), log.waiting(), log.lost()), (5000, 0, 0));
+    assert_eq!(sequence(&path(&folder)), (1..=5000).collect::<Vec<_>>());
+    let sealed = seals(&folder);
+    assert!(sealed.len() > 3, "a mebibyte is a batch: {}", sealed.len());
+    assert_eq!(sealed.last().unwrap().total_records, Some(5000));
+    log.close(at(2));
+    assert_eq!(seals(&folder).last().unwrap().kind, Kind::Close);
+}
+
+#[test]
+fn what_is_old_is_on_the_disk_sealed_and_signed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(&folder, &config(), at(0));
+    log.keeper.settle(false);
+    assert_eq!(kinds(&seals(&folder)), [Kind::Open]);
+    log.write(&record(1));
+    log.tick(at(1));
+    log.keeper.settle(false);
+    assert_eq!(lines(&path(&folder)).len(), 1, "on the disk");
+    for seq in 2..200 {
+        log.write(&record(seq));
+    }
+    log.tick(at(2));
+    log.keeper.settle(false);
+    let sealed = seals(&folder);
+    assert_eq!(kinds(&sealed), [Kind::Open, Kind::Batch]);
+    assert_eq!((sealed[1].records, sealed[1].signature.is_some()), (199, false));
+    // Nothing new: the seal is signed all the same, once.
+    for second in [60, 61, 62, 130] {
+        log.tick(at(second));
+        log.keeper.settle(false);
+    }
+    let sealed = seals(&folder);
+    assert_eq!(kinds(&sealed), [Kind::Open, Kind::Batch, Kind::Batch]);
+    let head = sealed[2].head("l").unwrap();
+    assert_eq!((head.total_records, head.time), (199, at(60)));
+    let heads = Heads::load(&folder.path().join("state"), "l").unwrap();
+    assert_eq!(heads.latest(), Some(&head));
+}
+
+#[test]
+fn a_clock_that_is_put_back_stops_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(&folder, &config(), at(1_000_000));
+    log.write(&record(1));
+    log.tick(at(0));
+    log.tick(at(60));
+    log.keeper.settle(false);
+    assert_eq!(kinds(&seals(&folder)), [Kind::Open, Kind::Batch]);
+}
+
+#[test]
+fn segments_close_by_size_and_by_time_and_are_compressed() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = LogConfig { rotate_octets: 64 << 10, ..LogConfig::default() };
+    let mut log = open(&folder, &config, at(0));
+    for seq in 1..=300 {
+        log.write(&record(seq));
+    }
+    log.settle(at(1));
+    log.write(&record(301));
+    log.tick(at(86_402));
+    log.settle(at(86_403));
+    log.rotate();
+    log.settle(at(86_404));
+    let listing = Listing::read(&folder.path().join("log"), "l").unwrap();
+    assert!(listing.closed.len() >= 3, "{listing:?}");
+    let first = listing.closed[&1].data.clone().unwrap();
+    assert!(first.ends_with("l-20231114T221320Z-000001.ndjson.zst"), "{}", first.display());
+    let (mut all, mut packed) = (Vec::new(), 0);
+    for files in listing.closed.values().chain([&listing.live]) {
+        let path = files.data.as_ref().unwrap();
+        packed += u32::from(path.extension().is_some_and(|extension| extension == "zst"));
+        io::Read::read_to_end(&mut segments::open_data(path, |_| {}).unwrap(), &mut all).unwrap();
+    }
+    assert_eq!(packed as usize, listing.closed.len());
+    let records = all.split(|&octet| octet == b'\n').filter(|line| !line.is_empty());
+    let read: Vec<u64> = records.map(|line| serde_json::from_slice::<Record>(line).unwrap().seq).collect();
+    assert_eq!(read, (1..=301).collect::<Vec<_>>());
+    let sealed = seals(&folder);
+    assert_eq!(sealed.iter().filter(|seal| seal.kind == Kind::Close).count(), listing.closed.len());
+}
+
+#[test]
+fn the_oldest_segments_go_and_a_signed_seal_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = LogConfig { keep_octets: 300 << 10, rotate_octets: 64 << 10, ..config() };
+    let mut log = open(&folder, &config, at(0));
+    let mut sealed = Vec::new();
+    for seq in 1..=1000 {
+        log.write(&record(seq));
+        // No segment is closed while the disk is behind.
+        if seq % 25 == 0 {
+            log.sync(at(1));
+        }
+        if seq == 100 {
+            sealed = seals(&folder);
+        }
+    }
+    assert!(sealed.len() > 1, "so far nothing went");
+    log.sync(at(2));
+    let listing = Listing::read(&folder.path().join("log"), "l").unwrap();
+    let octets: u64 = listing.closed.values().chain([&listing.live]).map(|files| files.octets).sum();
+    assert!(octets <= config.keep_octets + config.rotate_octets, "{octets}");
+    let first = *listing.closed.keys().next().unwrap();
+    assert!(first > 1 && listing.closed.len() > 1);
+    // Its own seals say behind what the first that is left begins.
+    let mut removed = None;
+    for files in listing.closed.values().chain([&listing.live]) {
+        segments::read_seals(files.seals.as_ref().unwrap(), |line| {
+            let (seal, _) = line.seal.unwrap();
+            if seal.kind == Kind::Removed {
+                removed = Some(seal);
+            }
+        })
+        .unwrap();
+    }
+    let removed = removed.unwrap();
+    assert_eq!(removed.removed_to, Some(first - 1));
+    assert!(removed.signature.is_some());
+    let mut begins = None::<bool>;
+    segments::read_seals(listing.closed[&first].seals.as_ref().unwrap(), |line| {
+        let (seal, body) = line.seal.unwrap();
+        begins.get_or_insert(Chain::next(removed.removed_chain.unwrap(), &body) == seal.chain);
+    })
+    .unwrap();
+    assert_eq!(begins, Some(true));
+    // By age, everything that is closed goes; what is written stays.
+    log.write(&record(1001));
+    log.tick(at(500 * 86_400));
+    log.sync(at(500 * 86_400 + 1));
+    let listing = Listing::read(&folder.path().join("log"), "l").unwrap();
+    assert_eq!(listing.closed.len(), 1, "closed by its age just now, it has its whole time before it: {listing:?}");
+}
+
+#[test]
+fn rotation_by_rename_goes_on_in_a_new_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = path(&folder);
+    let mut log = open(&folder, &config(), at(0));
+    log.write(&record(1));
+    log.tick(at(1));
+    log.reopen(at(1));
+    assert_eq!(log.segment, 1, "nobody renamed it");
+    let old = path.with_extension("ndjson.1");
+    std::fs::rename(&path, &old).unwrap();
+    log.write(&record(2));
+    log.reopen(at(2));
+    log.write(&record(3));
+    log.sync(at(3));
+    assert_eq!((sequence(&old), sequence(&path)), (vec![1, 2], vec![3]));
+    let listing = Listing::read(&folder.path().join("log"), "l").unwrap();
+    assert!(listing.closed[&1].seals.is_some());
+    // Its seals tell which file it is, also when it is packed.
+    let mut first = (0, Hash::default(), 1);
+    segments::read_seals(listing.closed[&1].seals.as_ref().unwrap(), |line| {
+        let (seal, _) = line.seal.unwrap();
+        if seal.octets > 0 {
+            (first.0, first.1) = (seal.octets, seal.sha256);
+        }
+    })
+    .unwrap();
+    assert_eq!(segments::find_renamed(&listing.others, &[first])[&1], old);
+}
+
+#[test]
+fn lines_that_a_crash_left_are_sealed_as_recovered_and_half_a_line_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(&folder, &config(), at(0));
+    log.write(&record(1));
+    log.close(at(1));
+    drop(log);
+    let mut octets = BytesMut::new();
+    (2..=3000).for_each(|seq| encode(&record(seq), &mut octets));
+    octets.extend_from_slice(b"{\"kind\":\"en");
+    OpenOptions::new().append(true).open(path(&folder)).unwrap().write_all(&octets).unwrap();
+    // And half a seal.
+    let seals_path = folder.path().join("log/l.seals");
+    OpenOptions::new().append(true).open(&seals_path).unwrap().write_all(b"{\"seal\":3,\"ki").unwrap();
+
+    let mut log = open(&folder, &config(), at(5));
+    log.write(&record(3001));
+    log.close(at(6));
+    assert_eq!(sequence(&path(&folder)), (1..=3001).collect::<Vec<_>>());
+    let sealed = seals(&folder);
+    let recovered: Vec<_> = sealed.iter().filter(|seal| seal.kind == Kind::Recovered).collect();
+    assert!(recovered.len() > 1, "in pieces");
+    assert_eq!(recovered.iter().map(|seal| seal.records).sum::<u64>(), 2999);
+    assert_eq!(recovered.last().unwrap().torn, Some(11));
+    // A run that ended well leaves no break, one that did not leaves one even if nothing is lost.
+    drop(log);
+    drop(open(&folder, &config(), at(7)));
+    assert_eq!(kinds(&seals(&folder)).iter().filter(|&&kind| kind == Kind::Recovered).count(), recovered.len());
+    let mut text = std::fs::read_to_string(&seals_path).unwrap();
+    let last = text.trim_end().rfind('\n').unwrap() + 1;
+    text.truncate(last);
+    std::fs::write(&seals_path, text).unwrap();
+    std::fs::remove_file(folder.path().join("state/l.heads")).unwrap();
+    drop(open(&folder, &config(), at(8)));
+    assert_eq!(kinds(&seals(&folder)).iter().filter(|&&kind| kind == Kind::Recovered).count(), recovered.len() + 1);
+}
+
+/// The process may die between any two steps of a rotation.
+#[test]
+fn an_interrupted_rotation_is_finished() {
+    let begin = |folder: &TempDir| {
+        let mut log = open(folder, &config(), at(0));
+        log.write(&record(1));
+        log.sync(at(1));
+        log.close(at(2));
+    };
+    let closed = |suffix| format!("log/l-20231114T221320Z-000001.{suffix}");
+    for step in 0..4 {
+        let folder = tempfile::tempdir().unwrap();
+        begin(&folder);
+        let inside = |name: &str| folder.path().join(name);
+        if step == 0 {
+            std::fs::write(inside("log/l.ndjson.new"), "").unwrap();
+        } else {
+            std::fs::rename(path(&folder), inside(&closed("ndjson"))).unwrap();
+        }
+        if step >= 2 {
+            // Lines of the new segment, and not one seal yet.
+            let mut octets = BytesMut::new();
+            encode(&record(2), &mut octets);
+            std::fs::write(path(&folder), &octets).unwrap();
+        }
+        if step == 3 {
+            std::fs::rename(inside("log/l.seals"), inside(&closed("seals"))).unwrap();
+        }
+        let mut log = open(&folder, &config(), at(10));
+        log.write(&record(3));
+        log.close(at(11));
+        let mut all = Vec::new();
+        if step > 0 {
+            all = sequence(&inside(&closed("ndjson")));
+            assert!(inside(&closed("seals")).exists());
+        }
+        all.extend(sequence(&path(&folder)));
+        let expected: &[u64] = if step >= 2 { &[1, 2, 3] } else { &[1, 3] };
+        assert_eq!(all, expected, "step {step}");
+        seals(&folder);
+    }
+}
+
+#[test]
+fn what_somebody_took_from_the_log_is_said_and_the_log_goes_on() {
+    // The file was cut while nobody wrote.
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(&folder, &config(), at(0));
+    (1..=10).for_each(|seq| log.write(&record(seq)));
+    log.close(at(1));
+    drop(log);
+    let octets = std::fs::read(path(&folder)).unwrap();
+    std::fs::write(path(&folder), &octets[..octets.len() / 2]).unwrap();
+    let mut log = open(&folder, &config(), at(2));
+    log.write(&record(11));
+    log.close(at(3));
+    assert_eq!(sequence(&path(&folder)), [11]);
+    let sealed = {
+        let listing = Listing::read(&folder.path().join("log"), "l").unwrap();
+        let mut sealed = Vec::new();
+        segments::read_seals(listing.closed[&1].seals.as_ref().unwrap(), |line| sealed.push(line.seal.unwrap().0))
+            .unwrap();
+        sealed
+    };
+    let missing = (octets.len() - octets.len() / 2) as u64;
+    assert_eq!(sealed.iter().find_map(|seal| seal.missing), Some(missing));
+
+    // The file was cut under the writer's hands, then removed.
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(&folder, &config(), at(0));
+    (1..=10).for_each(|seq| log.write(&record(seq)));
+    log.sync(at(1));
+    File::options().write(true).open(path(&folder)).unwrap().set_len(0).unwrap();
+    log.tick(at(3));
+    assert_eq!(log.segment, 2);
+    log.write(&record(11));
+    log.sync(at(4));
+    assert_eq!(sequence(&path(&folder)), [11]);
+    std::fs::remove_file(path(&folder)).unwrap();
+    log.keeper.settle(false);
+    log.tick(at(6));
+    log.write(&record(12));
+    log.sync(at(7));
+    assert_eq!(sequence(&path(&folder)), [12]);
+
+    // Seals that were signed are gone, with everything.
+    drop(log);
+    std::fs::remove_dir_all(folder.path().join("log")).unwrap();
+    let before = Heads::load(&folder.path().join("state"), "l").unwrap().latest().unwrap().clone();
+    drop(open(&folder, &config(), at(8)));
+    let mut first = None;
+    segments::read_seals(&folder.path().join("log/l.seals"), |line| {
+        first.get_or_insert(line.seal.unwrap().0);
+    })
+    .unwrap();
+    let first = first.unwrap();
+    assert_eq!((first.kind, first.seal, first.missing_seals), (Kind::Recovered, before.seal + 1, Some(before.seal)));
+}
+
+#[test]
+fn a_log_of_before_there_were_seals_is_sealed_as_recovered() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(folder.path().join("log")).unwrap();
+    let mut octets = BytesMut::new();
+    (1..=3).for_each(|seq| encode(&record(seq), &mut octets));
+    std::fs::write(path(&folder), &octets).unwrap();
+    drop(open(&folder, &config(), at(0)));
+    let sealed = seals(&folder);
+    assert_eq!(kinds(&sealed), [Kind::Recovered, Kind::Open, Kind::Close]);
+    assert_eq!((sealed[0].records, sealed[0].torn), (3, None));
+}
+
+#[test]
+fn one_log_has_one_writer() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(&folder, &config(), at(0));
+    let again = SealedLog::open(&folder.path().join("log"), "l", &folder.path().join("state"), &config(), at(0));
+    let error = again.unwrap_err().to_string();
+    assert!(error.contains("another linewarden writes this log"), "{error}");
+    drop(log);
+    drop(open(&folder, &config(), at(1)));
+}
+
+/// `/dev/full` refuses every write, as a full disk does.
+#[test]
+fn a_full_disk_is_counted_and_recovered_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = path(&folder);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+    let mut log = open(&folder, &config(), at(0));
+    let mut encoded = BytesMut::new();
+    encode(&record(1), &mut encoded);
+    let fitting = (MAX_PENDING / encoded.len() + 1) as u64;
+    let total = fitting + 1000;
+    for _ in 0..total {
+        log.write(&record(1));
+        log.flush();
+    }
+    assert_eq!(log.written(), 0);
+    assert!(log.lost() > 0);
+    assert_eq!(log.waiting() + log.lost(), total);
+    std::fs::remove_file(&path).unwrap();
+    log.reopen(at(1));
+    assert_eq!(log.waiting(), 0);
+    assert_eq!(log.written() + log.lost(), total);
+    assert_eq!(lines(&path).len() as u64, log.written());
+    log.close(at(2));
+    seals(&folder);
+}
+
+/// A file system of one mebibyte fills up in the middle of a line, and of a seal.
+#[test]
+fn a_disk_that_fills_up_leaves_whole_lines_and_whole_seals() {
+    let script = "mount -t tmpfs -o size=1m none \"$1\" && exec \"$2\" --exact sink::sealed::tests::on_a_small_disk --ignored --nocapture";
+    let folder = tempfile::tempdir().unwrap();
+    let me = std::env::current_exe().unwrap();
+    let output = std::process::Command::new("unshare")
+        .args(["--mount", "sh", "-ec", script, "sh"])
+        .args([folder.path(), &me])
+        .env("LINEWARDEN_SMALL_DISK", folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+#[ignore = "needs a small disk of its own: the test above makes one"]
+fn on_a_small_disk() {
+    let small = PathBuf::from(std::env::var_os("LINEWARDEN_SMALL_DISK").unwrap());
+    let state = tempfile::tempdir().unwrap();
+    let folder = TempDir::new_in(&small).unwrap();
+    std::os::unix::fs::symlink(state.path(), folder.path().join("state")).unwrap();
+    let mut log = open(&folder, &config(), at(0));
+    let ballast = folder.path().join("ballast");
+    std::fs::write(&ballast, vec![0; 300_000]).unwrap();
+    for seq in 1..=3000 {
+        log.write(&record(seq));
+    }
+    log.tick(at(1));
+    assert!(log.failing && log.torn > 0 && log.waiting() > 0, "{log:?}");
+    log.tick(at(100));
+    std::fs::remove_file(&ballast).unwrap();
+    log.reopen(at(101));
+    log.tick(at(102));
+    let written = log.written();
+    assert!(log.failing, "three thousand records do not fit");
+    // A crash here leaves half a line; a good end does not.
+    log.close(at(103));
+    let read = sequence(&path(&folder));
+    assert_eq!(read, (1..=written).collect::<Vec<_>>());
+    drop(log);
+    std::fs::remove_dir_all(folder.path().join("log")).unwrap();
+}
+
+#[test]
+fn nanoseconds_are_kept() {
+    let seal = Seal::new(Kind::Batch, 1, 0, Batch::default(), Timestamp::from_nanos(17 * SECOND + 1));
+    let mut line = Vec::new();
+    Chain::new("l").append(seal, None, &mut line);
+    assert_eq!(Seal::parse(line.trim_ascii_end()).unwrap().0.time.as_nanos(), 17 * SECOND + 1);
+}
