@@ -3,9 +3,11 @@
 //! | file | turns records into |
 //! |---|---|
 //! | `ndjson` | lines of JSON, on a disk that may be full for a while |
+//! | `archive` | finished segments into compressed ones that can be searched |
 //! | `table` | a table for people |
 //! | `live` | the tunnels that are open now |
 
+pub mod archive;
 pub mod live;
 pub mod ndjson;
 pub mod table;
