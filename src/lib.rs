@@ -14,6 +14,7 @@
 //! | [`config`] | TOML into each room's settings |
 //! | [`capture`] | interfaces and files into frames |
 //! | [`sink`] | records into files and views |
+//! | [`store`] | what the sinks wrote into answers |
 //! | [`daemon`] | the service: workers, signals, reload, shutdown |
 //! | [`cli`] | one file per command |
 //!
@@ -38,6 +39,8 @@ pub mod config;
 pub mod capture;
 
 pub mod sink;
+
+pub mod store;
 
 pub mod daemon;
 
