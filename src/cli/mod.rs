@@ -5,6 +5,7 @@ mod check_config;
 mod detectors;
 mod explain;
 mod interfaces;
+mod query;
 mod replay;
 mod run;
 
@@ -42,6 +43,14 @@ enum Command {
     Replay(replay::Options),
     /// Say why one flow of a capture file got its verdict
     Explain(explain::Options),
+    /// Ask the log: flows by time, label, tunnel, peer and more, as they are or summed up
+    ///
+    /// A row is a flow: its `end` record, or its latest where none has come. It is in a range of time if it had packets
+    /// there; its counts are those of the whole flow. A flow longer than the active timeout is several,
+    /// each with counts of its own; the later names the earlier (`continues`). An option given several times, or with
+    /// commas, means any of these.
+    #[command(verbatim_doc_comment)]
+    Query(Box<query::Options>),
     /// Check configuration and approvals
     CheckConfig(check_config::Options),
     /// List what is recognised, and how
@@ -145,6 +154,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run(options) => run::run(&options),
         Command::Replay(options) => replay::run(&options),
         Command::Explain(options) => explain::run(&options),
+        Command::Query(options) => query::run(&options),
         Command::CheckConfig(options) => check_config::run(&options),
         Command::Detectors(options) => detectors::run(&options),
         Command::Interfaces => interfaces::run(),
