@@ -4,6 +4,8 @@
 
 mod common;
 
+#[path = "query/diff_policy.rs"]
+mod diff_policy;
 #[path = "query/logs.rs"]
 mod logs;
 #[path = "query/naive.rs"]

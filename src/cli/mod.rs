@@ -3,6 +3,7 @@
 mod bench;
 mod check_config;
 mod detectors;
+mod diff_policy;
 mod explain;
 mod interfaces;
 mod query;
@@ -33,7 +34,7 @@ struct Arguments {
 }
 
 /// Below every help text.
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed while running; 2 findings (replay --fail-on unapproved); 64 usage; 65 bad data; 77 permission; 78 configuration.";
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed while running; 2 findings (replay --fail-on unapproved, diff-policy); 64 usage; 65 bad data; 77 permission; 78 configuration.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -41,7 +42,7 @@ enum Command {
     Run(run::Options),
     /// Label the flows of capture files: pcap and pcapng, also behind gzip
     Replay(replay::Options),
-    /// Say why one flow of a capture file got its verdict
+    /// Say why one flow of a capture file, or of the log, got its verdict
     Explain(explain::Options),
     /// Ask the log: flows by time, label, tunnel, peer and more, as they are or summed up
     ///
@@ -51,6 +52,11 @@ enum Command {
     /// commas, means any of these.
     #[command(verbatim_doc_comment)]
     Query(Box<query::Options>),
+    /// Say which logged flows would get another verdict by other approvals
+    ///
+    /// Every flow of the log is judged again by both sets, by what its last record says and at the time of its last
+    /// packet. Exits with 0 where no verdict changes, with 2 where one does.
+    DiffPolicy(diff_policy::Options),
     /// Check configuration and approvals
     CheckConfig(check_config::Options),
     /// List what is recognised, and how
@@ -155,6 +161,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Replay(options) => replay::run(&options),
         Command::Explain(options) => explain::run(&options),
         Command::Query(options) => query::run(&options),
+        Command::DiffPolicy(options) => diff_policy::run(&options),
         Command::CheckConfig(options) => check_config::run(&options),
         Command::Detectors(options) => detectors::run(&options),
         Command::Interfaces => interfaces::run(),
