@@ -1,5 +1,7 @@
 //! Turns a line of the log into the fields that are asked for, borrowed from it, and finds its flow without parsing it.
 
+mod quick;
+
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
@@ -11,7 +13,7 @@ use crate::record::Kind;
 use crate::time::Timestamp;
 
 /// A record without what no question is about; see [`crate::record::Record`] for the meaning of each field.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 #[expect(missing_docs, reason = "they are the record's")]
 pub struct Line<'a> {
     pub kind: Kind,
@@ -62,7 +64,7 @@ pub struct Line<'a> {
 }
 
 /// Which approval a record names.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 #[expect(missing_docs, reason = "they are the record's")]
 pub struct ApprovalName<'a> {
     #[serde(borrow)]
@@ -71,6 +73,13 @@ pub struct ApprovalName<'a> {
     pub owner: Cow<'a, str>,
     #[serde(borrow)]
     pub reference: Cow<'a, str>,
+}
+
+impl<'a> Line<'a> {
+    /// Parses a line; one that linewarden's writer wrote and nobody rewrote in less than half the time.
+    pub fn parse(line: &'a [u8]) -> serde_json::Result<Self> {
+        quick::parse(line).map_or_else(|| serde_json::from_slice(line), Ok)
+    }
 }
 
 /// A time to compare texts with: those of the log sort as time does.

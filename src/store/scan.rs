@@ -6,6 +6,7 @@
 //! for later records of exactly these flows.
 
 use std::collections::HashMap;
+use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -55,7 +56,7 @@ pub fn scan<P: Send>(
     asked: &Asked<'_>,
     new: impl Fn() -> P + Sync,
     take: impl Fn(&mut P, &Line<'_>, &[u8]) + Sync,
-    mut merge: impl FnMut(P) -> ControlFlow<()>,
+    mut merge: impl FnMut(P) -> ControlFlow<()> + Send,
 ) -> Result<Report, StoreError> {
     let Asked { selection, rows, progress } = asked;
     let search = Search::new(selection, rows);
@@ -87,7 +88,7 @@ pub fn scan<P: Send>(
     for group in left.chunks(1024) {
         let mut part = new();
         for (_, line) in group {
-            if let Ok(parsed) = serde_json::from_slice(&line.octets) {
+            if let Ok(parsed) = Line::parse(&line.octets) {
                 take(&mut part, &parsed, &line.octets);
                 scan.report.rows += 1;
             }
@@ -189,7 +190,7 @@ impl<'a> Search<'a> {
                 return;
             }
         }
-        match serde_json::from_slice::<Line<'_>>(line) {
+        match Line::parse(line) {
             Ok(parsed) if self.selection.fits(&parsed, self.rows) => {
                 part.rows += 1;
                 take(&mut part.part, &parsed, line);
@@ -274,54 +275,70 @@ struct Scan<'a> {
 }
 
 impl Scan<'_> {
-    /// Looks at chunks in parallel, and merges what is found while the next ones are looked at.
+    /// Looks at chunks in parallel; what is found is merged, in order, while the next ones are looked at.
     fn run<T: Send, P>(
         &mut self,
         wanted: &dyn Fn(&Contents) -> bool,
         look: &(impl Fn(&Chunk, &[u8]) -> T + Sync),
         progress: &(dyn Fn(u64) + Sync),
-        mut unpack: impl FnMut(Arc<Chunk>, T) -> (P, u64, u64, Vec<(usize, String)>),
-        merge: &mut impl FnMut(P) -> ControlFlow<()>,
+        mut unpack: impl FnMut(Arc<Chunk>, T) -> (P, u64, u64, Vec<(usize, String)>) + Send,
+        merge: &mut (impl FnMut(P) -> ControlFlow<()> + Send),
     ) -> ControlFlow<()> {
         let log = self.log;
         let mut chunks = log.chunks(wanted);
         let at_once = rayon::current_num_threads() * CHUNKS_PER_THREAD;
-        let mut batch = self.collect(&mut chunks, at_once);
         let mut flow = ControlFlow::Continue(());
-        while !batch.is_empty() && flow.is_continue() {
-            let looked: Vec<_> = batch
-                .into_par_iter()
-                .map_init(Buffers::default, |buffers, chunk| {
-                    let found = chunk.read(buffers).map(|lines| look(&chunk, lines));
-                    (chunk, found)
-                })
-                .collect();
+        let mut before = Vec::new();
+        loop {
+            let batch = self.collect(&mut chunks, at_once);
+            if batch.is_empty() && before.is_empty() {
+                break;
+            }
+            let looked = std::mem::take(&mut before);
+            let (next, merged) = rayon::join(
+                || {
+                    let look = |buffers: &mut Buffers, chunk: Chunk| {
+                        let found = chunk.read(buffers).map(|lines| look(&chunk, lines));
+                        (chunk, found)
+                    };
+                    batch.into_par_iter().map_init(Buffers::default, look).collect::<Vec<_>>()
+                },
+                || looked.into_iter().try_for_each(|(chunk, found)| self.merge(chunk, found, &mut unpack, merge)),
+            );
             progress(chunks.passed);
-            batch = self.collect(&mut chunks, at_once);
-            for (chunk, found) in looked {
-                let found = match found {
-                    Ok(found) => found,
-                    Err(error) => {
-                        self.broken(&Broken { segment: chunk.segment, offset: chunk.offset, error });
-                        continue;
-                    }
-                };
-                let chunk = Arc::new(chunk);
-                let (part, rows, records, damages) = unpack(Arc::clone(&chunk), found);
-                self.report.rows += rows;
-                self.sound += u64::from(records > 0 || damages.is_empty());
-                for (at, what) in damages {
-                    self.damage(&chunk, at, &what);
-                }
-                flow = merge(part);
-                if flow.is_break() {
-                    break;
-                }
+            before = next;
+            if merged.is_break() {
+                flow = merged;
+                break;
             }
         }
         self.sound += chunks.unwanted;
         self.report.notices.append(&mut chunks.notices);
         flow
+    }
+
+    fn merge<T, P>(
+        &mut self,
+        chunk: Chunk,
+        found: io::Result<T>,
+        unpack: &mut impl FnMut(Arc<Chunk>, T) -> (P, u64, u64, Vec<(usize, String)>),
+        merge: &mut impl FnMut(P) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => {
+                self.broken(&Broken { segment: chunk.segment, offset: chunk.offset, error });
+                return ControlFlow::Continue(());
+            }
+        };
+        let chunk = Arc::new(chunk);
+        let (part, rows, records, damages) = unpack(Arc::clone(&chunk), found);
+        self.report.rows += rows;
+        self.sound += u64::from(records > 0 || damages.is_empty());
+        for (at, what) in damages {
+            self.damage(&chunk, at, &what);
+        }
+        merge(part)
     }
 
     fn collect(&mut self, chunks: &mut Chunks<'_>, most: usize) -> Vec<Chunk> {
@@ -384,7 +401,7 @@ impl Scan<'_> {
                 for (flow, place) in group {
                     let octets = place.held.as_deref().or_else(|| lines.get(place.at..place.at + place.octets));
                     let octets = octets.unwrap_or_default();
-                    match serde_json::from_slice::<Line<'_>>(octets) {
+                    match Line::parse(octets) {
                         Ok(line) if selection.fits(&line, rows) => {
                             let time = |text: &str| text.parse::<Timestamp>().unwrap_or_default();
                             let latest = Latest {

@@ -245,7 +245,7 @@ impl Answer {
                 self.header()?;
                 let mut text = Vec::new();
                 for (_, raw) in std::mem::take(&mut self.sorted) {
-                    match (self.plan.form, serde_json::from_slice::<Line<'_>>(&raw)) {
+                    match (self.plan.form, Line::parse(&raw)) {
                         (Form::Table, _) => {
                             if let Ok(record) = serde_json::from_slice(&raw) {
                                 self.table.add(&record);
