@@ -6,6 +6,7 @@ mod live;
 mod machine;
 mod measure;
 mod memory;
+mod records;
 mod report;
 mod scale;
 
@@ -102,6 +103,14 @@ pub struct Options {
     #[arg(long, value_enum, default_value_t = Compare::Tcpdump, requires = "live")]
     pub compare: Compare,
 
+    /// Do not measure: write so many made-up records of a day, rotated and compressed, to the folder --out
+    #[arg(long, value_name = "NUMBER", requires = "out", conflicts_with_all = ["live", "pcap", "curve", "workers", "json"], value_parser = clap::value_parser!(u64).range(1..))]
+    pub records: Option<u64>,
+
+    /// With --records: folder of the log, empty or not there yet
+    #[arg(long, value_name = "DIR", requires = "records")]
+    pub out: Option<PathBuf>,
+
     /// Only read the file, as replay does, and say how many packets it holds: what a comparison takes off
     #[arg(long, hide = true, requires = "pcap")]
     pub read_only: bool,
@@ -132,6 +141,12 @@ const MOST_FRAMES: u64 = 1 << 21;
 /// Measures and writes what was found to standard output.
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let out = &mut io::stdout().lock();
+    if let Some((records, folder)) = options.records.zip(options.out.as_deref()) {
+        let octets = records::write_day(records, options.seed, folder)
+            .map_err(|error| Failure::new(FAILED, format!("{}: cannot be written: {error}", folder.display())))?;
+        writeln!(out, "{records} records, {octets} octets before compression, in {}", folder.display())?;
+        return Ok(());
+    }
     let measured = if let (true, Some(path)) = (options.read_only, &options.pcap) {
         read_and_count(path, out)
     } else if let Some(counted) = options.count_instructions {

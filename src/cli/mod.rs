@@ -4,10 +4,12 @@ mod bench;
 mod check_config;
 mod ctl;
 mod detectors;
+mod diff_policy;
 mod explain;
 mod generate;
 mod interfaces;
 mod open_rings;
+mod query;
 mod replay;
 mod run;
 mod verify_log;
@@ -38,7 +40,7 @@ struct Arguments {
 }
 
 /// Below every help text.
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed while running; 2 findings (replay --fail-on unapproved); 64 usage; 65 bad data, or a log that is not whole; 69 no such interface now, which may come; 77 permission; 78 configuration.";
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed while running; 2 findings (replay --fail-on unapproved, diff-policy); 64 usage; 65 bad data, or a log that is not whole; 69 no such interface now, which may come; 77 permission; 78 configuration.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -46,8 +48,21 @@ enum Command {
     Run(run::Options),
     /// Label the flows of capture files: pcap and pcapng, also behind gzip
     Replay(replay::Options),
-    /// Say why one flow of a capture file got its verdict
+    /// Say why one flow of a capture file, or of the log, got its verdict
     Explain(explain::Options),
+    /// Ask the log: flows by time, label, tunnel, peer and more, as they are or summed up
+    ///
+    /// A row is a flow: its `end` record, or its latest where none has come. It is in a range of time if it had packets
+    /// there; its counts are those of the whole flow. A flow longer than the active timeout is several,
+    /// each with counts of its own; the later names the earlier (`continues`). An option given several times, or with
+    /// commas, means any of these.
+    #[command(verbatim_doc_comment)]
+    Query(Box<query::Options>),
+    /// Say which logged flows would get another verdict by other approvals
+    ///
+    /// Every flow of the log is judged again by both sets, by what its last record says and at the time of its last
+    /// packet. Exits with 0 where no verdict changes, with 2 where one does.
+    DiffPolicy(diff_policy::Options),
     /// Check that the log is whole: signed seals, the chain of them, and every record under it
     VerifyLog(verify_log::Options),
     /// Check configuration and approvals
@@ -169,6 +184,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Replay(options) => replay::run(&options),
         Command::Explain(options) => explain::run(&options),
         Command::VerifyLog(options) => verify_log::run(&options),
+        Command::Query(options) => query::run(&options),
+        Command::DiffPolicy(options) => diff_policy::run(&options),
         Command::CheckConfig(options) => check_config::run(&options),
         Command::Ctl(options) => ctl::run(&options),
         Command::Detectors(options) => detectors::run(&options),
