@@ -27,6 +27,21 @@ pub enum Kind {
     End,
 }
 
+impl Kind {
+    /// All three.
+    pub const ALL: [Self; 3] = [Self::Start, Self::Update, Self::End];
+
+    /// The string in records.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Update => "update",
+            Self::End => "end",
+        }
+    }
+}
+
 /// Which way the flow goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

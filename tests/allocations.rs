@@ -82,7 +82,8 @@ fn a_packet_of_a_settled_flow_allocates_nothing() {
         let (mut unseen, mut unseen_packets, mut seen) = (0, 0, 0);
         let mut left = rounds * 20_000;
         while left > 0 {
-            let frames = player.batch(left);
+            // Few at once, so that detectors look at something in few batches.
+            let frames = player.batch(left.min(64));
             left -= frames.len() as u64;
             let inspections = auditor.counters().inspections;
             let before = allocations();

@@ -72,6 +72,27 @@ fn live_at_a_stated_rate_what_is_sent_is_received_or_dropped() {
 }
 
 #[test]
+fn live_the_block_size_is_as_asked() {
+    let json = bench(&["--live", "--rate", "5000", "--compare", "none", "--block-octets", "64KiB"]);
+    assert_adds_up(&json["live"]["steps"]);
+    assert_eq!(json["settings"]["block_octets"], 65_536);
+    for wrong in ["3MiB", "64MiB", "4096", "x"] {
+        let done = run(["bench", "--live", "--block-octets", wrong]).expect(64);
+        assert_says(&done.err, &["a power of two from 64KiB to 32MiB"]);
+    }
+    run(["bench", "--block-octets", "64KiB"]).expect(64);
+}
+
+#[test]
+fn what_is_counted_by_instructions_is_a_fixed_number_of_packets() {
+    for (kind, says) in [("settled", "2000 packets\n"), ("new", "400 packets\n")] {
+        let arguments =
+            ["bench", "--flows", "200", "--packets", "2000", "--tunnels", "0", "--count-instructions", kind];
+        assert_eq!(run(arguments).expect(0).out, says);
+    }
+}
+
+#[test]
 fn live_the_search_ends_and_its_steps_add_up() {
     let before = surroundings();
     let json = bench(&["--live"]);

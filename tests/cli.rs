@@ -13,6 +13,8 @@ mod commands;
 mod explain;
 #[path = "cli/files.rs"]
 mod files;
+#[path = "cli/generate.rs"]
+mod generate;
 #[path = "cli/identity.rs"]
 mod identity;
 #[path = "cli/replay.rs"]

@@ -45,7 +45,7 @@ fn the_shipped_settings_are_the_defaults_and_show_every_key() {
     assert_eq!(config.records.dir.as_deref(), Some(Path::new("/var/log/linewarden")));
     assert_eq!(config.state.dir.as_deref(), Some(Path::new("/var/lib/linewarden")));
     // And there is no other: a nonsense key is answered with all that are known.
-    for section in ["capture", "decapsulate", "flow", "policy", "records", "state"] {
+    for section in ["capture", "decapsulate", "flow", "policy", "records", "control", "metrics", "sandbox", "state"] {
         let error = load(&format!("[{section}]\nqqqqqqqqqqqqqqqq = 1\n")).unwrap_err();
         let known = error.split("known here: ").nth(1).unwrap().lines().next().unwrap();
         for key in known.split(", ") {
@@ -66,6 +66,7 @@ fn the_shipped_example_holds_valid_approvals() {
     assert!(approvals.warnings.is_empty(), "{:?}", approvals.warnings);
     assert_eq!(approvals.list[1].keys.len(), 1);
     assert_eq!(approvals.list[2].kind, ApprovalKind::LeasedLine);
+    assert_eq!(approvals.list[2].capacity, Some(1_000_000_000));
     assert_eq!(approvals.list[0].valid_until.to_string(), "2027-07-01T00:00:00.000000000Z");
 }
 
@@ -107,6 +108,7 @@ fn wrong_settings_are_named_with_place_text_and_remedy() {
         ("[capture]\ninterfaces = \"a\"", "capture.interfaces is \"a\": write a list"),
         ("[capture]\nworkers = -1", "capture.workers is -1: write a whole number from 0 to 256"),
         ("[capture]\npromiscuous = 1", "write true or false"),
+        ("[capture]\npin_interrupts = \"yes\"", "capture.pin_interrupts is \"yes\": write true or false"),
         ("[capture]\nring_octets = \"64MB\"", "write a size in quotes from \"128KiB\""),
         ("[capture]\nring_octets = \"1MiB\"", "must hold two blocks"),
         ("[capture]\nblock_octets = \"3MiB\"", "write a power of two"),
@@ -159,6 +161,15 @@ fn wrong_settings_are_named_with_place_text_and_remedy() {
         ("[policy]\nmin_confidence = \"sure\"", "write \"possible\", \"likely\" or \"certain\""),
         ("[records]\nother = \"ends\"", "did you mean \"end\"?"),
         ("[records]\nqueue = 0", "write a whole number of records from 1"),
+        ("[control]\nsocket = \"\"", "control.socket is \"\": write a text that is not empty"),
+        (
+            "[metrics]\nlisten = \"0.0.0.0:9470\"",
+            "metrics.listen is \"0.0.0.0:9470\": metrics are served without a password, so to this machine alone, and 0.0.0.0 is no loopback address",
+        ),
+        ("[metrics]\nlisten = \"[2001:db8::1]:9470\"", "2001:db8::1 is no loopback address"),
+        ("[metrics]\nlisten = \"localhost:9470\"", "write \"unix:/run/linewarden/metrics.sock\", \"127.0.0.1:9470\""),
+        ("[metrics]\nlisten = \"127.0.0.1:0\"", "port 0 is any port"),
+        ("[metrics]\nlisten = \"unix:\"", "write \"unix:/run"),
         ("[records\n", "t.toml:1:"),
         ("sensor = 1\n[flow]\nidle = 1\n", "flow.idle is not a known key"),
     ];
@@ -217,6 +228,9 @@ fn wrong_approvals_are_named_with_place_text_and_remedy() {
         (with("tunnels = [\"wiregard\"]"), "did you mean \"wireguard\"?"),
         (with("path = { vlan = 4095 }"), "path.vlan is 4095: write a whole number from 1 to 4094"),
         (with("path = { mpls_labl = 1 }"), "path.mpls_labl is not a known key: did you mean `mpls_label`?"),
+        (with("capacity = \"1GB/s\""), "capacity is \"1GB/s\": write a rate in quotes, such as \"2048kbit/s\""),
+        (with("capacity = \"0bit/s\""), "write a rate in quotes"),
+        (with("capacity = 1000"), "write a rate in quotes"),
         (with("valid_untill = 2027-01-01"), "did you mean `valid_until`?"),
         (
             format!("[[approval]]\n{GOOD}[[approval]]\n{GOOD}"),
@@ -261,6 +275,10 @@ fn the_revision_changes_with_the_meaning_only() {
     for (from, to) in [("\"o\"", "\"p\""), ("2027", "2028"), ("100.7", "100.8"), ("vpn", "leased-line")] {
         assert_ne!(one, revision(&[("1.toml", &GOOD.replace(from, to)), ("2.toml", &other)]), "{to}");
     }
+    let with_capacity = |rate| format!("{GOOD}capacity = \"{rate}\"\n");
+    let fast = revision(&[("1.toml", &with_capacity("1Gbit/s"))]);
+    assert_ne!(fast, revision(&[("1.toml", GOOD)]));
+    assert_eq!(fast, revision(&[("1.toml", &with_capacity("1000Mbit/s"))]));
     assert_eq!(Approvals::empty().revision, revision(&[]));
     assert_eq!(&*revision(&[]), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
 }

@@ -219,6 +219,7 @@ fn a_path_covers_what_is_inside() {
         ip_protocols: Vec::new(),
         tunnels: Vec::new(),
         path: Path { vlan: Some(100), ..Path::default() },
+        capacity: None,
         keys: Vec::new(),
     };
     let tagged: Vec<_> =

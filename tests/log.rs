@@ -533,7 +533,7 @@ fn a_writer_under_load() {
     let mut log = open(&folder, &killed(), clock());
     let mut out = std::io::stdout().lock();
     loop {
-        for _ in 0..=seq % 61 {
+        for _ in 0..=(seq % 61) {
             log.append(&line(seq));
             seq += 1;
         }

@@ -392,6 +392,9 @@ fn the_service_manager_hears_of_start_watchdog_and_stop() {
     hear("READY=1");
     daemon.says("capturing");
     hear("WATCHDOG=1");
+    daemon.signal("HUP");
+    hear("RELOADING=1");
+    hear("READY=1");
     daemon.signal("INT");
     hear("STOPPING=1");
     assert_eq!(daemon.ends(), 0, "SIGINT ends it as SIGTERM does");
@@ -417,8 +420,8 @@ fn what_keeps_it_from_starting_has_its_exit_code_and_its_remedy() {
         done(&mut command)
     };
     let cases: [(&[&str], i32, &[&str]); 10] = [
-        (&["--interface", "nix0"], 78, &["no interface is called `nix0`", "`linewarden interfaces` lists them"]),
-        (&[], 78, &["there is no default route", "capture.interfaces"]),
+        (&["--interface", "nix0"], 69, &["no interface is called `nix0`", "`linewarden interfaces` lists them"]),
+        (&[], 69, &["there is no default route", "capture.interfaces"]),
         (&["--config", "none.toml"], 78, &["none.toml: cannot be read"]),
         (&["--config", "unknown.toml"], 78, &["unknown.toml:2:1: capture.snap_lenght", "did you mean `snap_length`?"]),
         (&["--interface", "wan0", "--config", "filter.toml"], 78, &["capture.filter", "tcpdump -ddd"]),

@@ -38,6 +38,7 @@ fn approval(until: Timestamp) -> Approval {
         ip_protocols: Vec::new(),
         tunnels: Vec::new(),
         path: Path::default(),
+        capacity: None,
         keys: Vec::new(),
     }
 }

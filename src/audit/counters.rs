@@ -4,7 +4,7 @@ use super::elsewhere::ElsewhereCounters;
 use crate::detect::{KeyCounts, Protocol};
 use crate::flow::Rank;
 use crate::policy::Label;
-use crate::wire::ParseError;
+use crate::wire::{InterfaceId, ParseError};
 
 /// Ended flows of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,6 +41,21 @@ impl Default for Ended {
     fn default() -> Self {
         Self([[Tally::default(); Label::ALL.len()]; Protocol::ALL.len() + 1])
     }
+}
+
+/// What is told apart by interface; the packets of each are counted by whoever captures them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InterfaceCounters {
+    /// Frames that could not be read, by [`ParseError`] as index.
+    pub undecodable: [u64; ParseError::ALL.len()],
+    /// Packets that were counted elsewhere.
+    pub elsewhere: u64,
+    /// Octets on the wire of these.
+    pub elsewhere_octets: u64,
+    /// Ended flows of two packets or more that were first seen here, those inside tunnels apart.
+    pub ended: u64,
+    /// Those of them that showed one direction only: nearly all of them do where the capture sees half of the link.
+    pub one_way: u64,
 }
 
 /// Counts since the start: `packets` = `classified` + the sum of `undecodable`.
@@ -86,12 +101,27 @@ pub struct Counters {
     pub keys: KeyCounts,
     /// Packets that were counted elsewhere.
     pub elsewhere: ElsewhereCounters,
+    /// By `InterfaceId`, as far as there was something to count.
+    pub interfaces: Vec<InterfaceCounters>,
 }
 
 /// Where a tunnel protocol stands in [`Counters::ended`]; 0 is none.
 #[must_use]
 pub fn tunnel_index(tunnel: Option<Protocol>) -> usize {
     tunnel.map_or(0, |tunnel| tunnel as usize + 1)
+}
+
+impl InterfaceCounters {
+    /// Adds those of another worker.
+    pub fn add(&mut self, other: &Self) {
+        for (sum, more) in self.undecodable.iter_mut().zip(other.undecodable) {
+            *sum += more;
+        }
+        self.elsewhere += other.elsewhere;
+        self.elsewhere_octets += other.elsewhere_octets;
+        self.ended += other.ended;
+        self.one_way += other.one_way;
+    }
 }
 
 impl Tally {
@@ -109,6 +139,17 @@ impl Counters {
         let of_tunnel = self.ended.0.get_mut(tunnel_index(tunnel));
         if let Some(total) = of_tunnel.and_then(|labels| labels.get_mut(label as usize)) {
             total.add(tally);
+        }
+    }
+
+    /// Counts something rare of one interface.
+    pub(super) fn of_interface(&mut self, id: InterfaceId, count: impl FnOnce(&mut InterfaceCounters)) {
+        let index = usize::from(id.0);
+        if self.interfaces.len() <= index {
+            self.interfaces.resize_with(index + 1, InterfaceCounters::default);
+        }
+        if let Some(counters) = self.interfaces.get_mut(index) {
+            count(counters);
         }
     }
 
@@ -143,6 +184,12 @@ impl Counters {
             *sum += more;
         }
         self.keys.add(&other.keys);
+        if self.interfaces.len() < other.interfaces.len() {
+            self.interfaces.resize_with(other.interfaces.len(), InterfaceCounters::default);
+        }
+        for (sum, more) in self.interfaces.iter_mut().zip(&other.interfaces) {
+            sum.add(more);
+        }
         for (sum, more) in self.undecodable.iter_mut().zip(other.undecodable) {
             *sum += more;
         }

@@ -136,6 +136,10 @@ impl Auditor {
         self.counters.classified_octets += octets;
         self.counters.elsewhere.packets += packets;
         self.counters.elsewhere.octets += octets;
+        self.counters.of_interface(counted.interface, |counters| {
+            counters.elsewhere += packets;
+            counters.elsewhere_octets += octets;
+        });
         let Some(flow) = self.table.flow_mut(index) else { return };
         for ((sender, packets), octets) in
             [Sender::Low, Sender::High].into_iter().zip(counted.packets).zip(counted.octets)

@@ -9,13 +9,15 @@ mod inside;
 mod inspection;
 mod keys;
 
-pub use counters::{Counters, Ended, InsideCounters, Tally, tunnel_index};
+pub use counters::{Counters, Ended, InsideCounters, InterfaceCounters, Tally, tunnel_index};
 pub use elsewhere::{Counted, Elsewhere, ElsewhereCounters, Interest, SAMPLE};
 pub use inside::{Decapsulation, Mirror};
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
+
+use prefetch_index::prefetch_index;
 
 use self::associations::{Associations, Channels, is_tls};
 use self::case::{Case, File, Marks};
@@ -34,7 +36,7 @@ use crate::record::{Kind, Record};
 use crate::time::Timestamp;
 use crate::wire::{
     Fragment, FragmentPosition, Frame, InterfaceId, IpVersion, ParseError, ParsedPacket, TcpFlags, Transport,
-    parse_snapped,
+    parse_layers, parse_plain, parse_snapped,
 };
 
 /// Settings of the core, one set for all workers.
@@ -155,6 +157,7 @@ impl Auditor {
 
     /// Takes frames in the order of their capture.
     pub fn observe(&mut self, frames: &[Frame<'_>], emit: &mut impl FnMut(Record)) {
+        let mut ahead = frames.get(BATCH..).unwrap_or_default().iter();
         for batch in frames.chunks(BATCH) {
             let mut packets = [const { Err(ParseError::NotIp) }; BATCH];
             // Kept, for writing an empty batch each time costs more than filling it.
@@ -168,51 +171,107 @@ impl Auditor {
                 lane.guess = self.table.guess(lane.name.hash);
                 self.table.prefetch(lane.guess);
             }
+            // Added up here and to the counters once a batch.
+            let (mut octets, mut classified, mut classified_octets) = (0, 0, 0);
             for ((frame, packet), lane) in batch.iter().zip(&packets).zip(lanes) {
-                match lane.is_calm {
-                    true if self.take_routine(frame, lane) => {}
-                    true => {
-                        if let Ok(packet) = parse_snapped(frame, self.settings.snap_length as usize) {
-                            self.take(&packet, &lane.name, 0, None, emit);
-                        }
+                octets += u64::from(frame.wire_len);
+                if let Some(next) = ahead.next() {
+                    prefetch_index(next.data, 0);
+                }
+                if lane.is_calm {
+                    classified += 1;
+                    classified_octets += u64::from(frame.wire_len);
+                    if !self.take_routine(frame, lane)
+                        && let Ok(packet) = parse_snapped(frame, self.settings.snap_length as usize)
+                    {
+                        self.take(&packet, &lane.name, 0, None, emit);
                     }
-                    false => {
-                        let Ok(packet) = packet else { continue };
-                        let name = &mut lane.name;
-                        if packet.fragment.is_none_or(|fragment| self.resolve(fragment, packet, name, emit)) {
-                            self.take(packet, name, 0, None, emit);
-                        }
+                } else if let Ok(packet) = packet {
+                    classified += 1;
+                    classified_octets += u64::from(packet.wire_len);
+                    let name = &mut lane.name;
+                    if packet.fragment.is_none_or(|fragment| self.resolve(fragment, packet, name, emit)) {
+                        self.take(packet, name, 0, None, emit);
                     }
                 }
             }
+            self.counters.packets += batch.len() as u64;
+            self.counters.octets += octets;
+            self.counters.classified += classified;
+            self.counters.classified_octets += classified_octets;
             self.lanes = kept;
             self.sweep(SWEEP, emit);
         }
     }
 
-    /// Parses and counts one frame, and names its flow. What is calm is not stored: where its flow turns out not to be,
-    /// it is parsed again, which costs less than writing all packets to memory.
+    /// Parses and counts one frame, and names its flow.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "called from one loop, where what does not change stays in registers")]
     fn prepare<'a>(&mut self, frame: &Frame<'a>, stored: &mut Result<ParsedPacket<'a>, ParseError>, lane: &mut Lane) {
-        let mut parsed = parse_snapped(frame, self.settings.snap_length as usize);
         let has_mirrors = !self.settings.decapsulation.mirrors.is_empty();
-        if has_mirrors {
+        let plain = if has_mirrors { None } else { parse_plain(frame, self.settings.snap_length as usize) };
+        match plain {
+            Some(packet) => {
+                self.now = self.now.max(packet.at);
+                self.name(packet, stored, lane);
+            }
+            None => self.prepare_layers(frame, stored, lane),
+        }
+    }
+
+    /// The same for what is not parsed in a few steps.
+    #[inline(never)]
+    fn prepare_layers<'a>(
+        &mut self,
+        frame: &Frame<'a>,
+        stored: &mut Result<ParsedPacket<'a>, ParseError>,
+        lane: &mut Lane,
+    ) {
+        let mut parsed = parse_layers(frame, self.settings.snap_length as usize);
+        if !self.settings.decapsulation.mirrors.is_empty() {
             parsed = parsed.and_then(|packet| self.unmirror(packet));
         }
-        self.count(frame, &parsed);
-        if let Ok(packet) = &parsed {
-            let (key, sender) = FlowKey::of(packet, self.settings.flow.vlan_in_key);
-            lane.name = Name { key, sender, hash: self.table.hash(&key) };
-            self.table.prefetch_index(lane.name.hash);
-            lane.mpls_label = packet.mpls_label;
-            lane.is_calm = !has_mirrors && is_calm(packet, !self.policy.keyring().is_empty());
-            if lane.is_calm {
-                return;
+        match parsed {
+            Ok(packet) => {
+                self.counters.mirror_octets += u64::from(frame.wire_len - packet.wire_len);
+                self.now = self.now.max(packet.at);
+                self.name(packet, stored, lane);
+            }
+            Err(error) => {
+                if let Some(count) = self.counters.undecodable.get_mut(error as usize) {
+                    *count += 1;
+                }
+                self.counters.of_interface(frame.interface, |counters| {
+                    if let Some(count) = counters.undecodable.get_mut(error as usize) {
+                        *count += 1;
+                    }
+                });
+                self.counters.undecodable_octets += u64::from(frame.wire_len);
+                lane.is_calm = false;
+                *stored = parsed;
             }
         }
-        lane.is_calm = false;
-        *stored = parsed;
+    }
+
+    /// Names a packet's flow. What is calm is not stored: where its flow turns out not to be, it is parsed again, which
+    /// costs less than writing all packets to memory.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "as for `prepare`")]
+    fn name<'a>(
+        &mut self,
+        packet: ParsedPacket<'a>,
+        stored: &mut Result<ParsedPacket<'a>, ParseError>,
+        lane: &mut Lane,
+    ) {
+        let (key, sender) = FlowKey::of(&packet, self.settings.flow.vlan_in_key);
+        lane.name = Name { key, sender, hash: self.table.hash(&key) };
+        self.table.prefetch_index(lane.name.hash);
+        lane.mpls_label = packet.mpls_label;
+        let has_mirrors = !self.settings.decapsulation.mirrors.is_empty();
+        lane.is_calm = !has_mirrors && is_calm(&packet, !self.policy.keyring().is_empty());
+        if !lane.is_calm {
+            *stored = Ok(packet);
+        }
     }
 
     /// Adds a calm packet to a flow of which nothing is to be seen or told now; false where that is not so.
@@ -303,28 +362,6 @@ impl Auditor {
     #[must_use]
     pub const fn entry_octets() -> usize {
         FlowTable::<Case>::entry_octets()
-    }
-
-    /// Counts one frame.
-    #[inline]
-    fn count(&mut self, frame: &Frame<'_>, packet: &Result<ParsedPacket<'_>, ParseError>) {
-        let octets = u64::from(frame.wire_len);
-        self.counters.packets += 1;
-        self.counters.octets += octets;
-        match packet {
-            Ok(packet) => {
-                self.counters.classified += 1;
-                self.counters.classified_octets += u64::from(packet.wire_len);
-                self.counters.mirror_octets += octets - u64::from(packet.wire_len);
-                self.now = self.now.max(packet.at);
-            }
-            Err(error) => {
-                if let Some(count) = self.counters.undecodable.get_mut(*error as usize) {
-                    *count += 1;
-                }
-                self.counters.undecodable_octets += octets;
-            }
-        }
     }
 
     /// Gives a later fragment the key of its datagram's flow, and that flow what waited for it.
@@ -651,6 +688,12 @@ impl Auditor {
         let label = verdict.map_or(Label::Other, |verdict| verdict.label);
         let tunnel = verdict.and_then(|verdict| verdict.tunnel);
         self.counters.end(tunnel, label, &Tally { flows: 1, packets, octets });
+        if packets > 1 && !flow.key().is_inside() {
+            self.counters.of_interface(flow.interface, |counters| {
+                counters.ended += 1;
+                counters.one_way += u64::from(flow.packets.contains(&0));
+            });
+        }
         let at = match reason {
             EndReason::IdleTimeout => flow.last + self.settings.flow.idle_timeout,
             EndReason::EndOfFlow => flow.last + LINGER,

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use super::ring::{Ring, Spread, wait};
 use super::settled::{Filters, SettledFlows, settled_flows};
-use super::{BATCH, CaptureCounters, CaptureError, LinkLayer, LiveSettings, Source};
+use super::{BATCH, CaptureCounters, CaptureError, Link, LinkLayer, LiveSettings, Source};
 use crate::audit::Elsewhere;
 use crate::time::Timestamp;
 use crate::wire::{Frame, InterfaceId, LinkType, VlanTag};
@@ -211,8 +211,8 @@ struct Port {
     /// The interface is gone, and since then nothing came of what its ring still holds.
     emptying: Option<Instant>,
     down: bool,
-    dropped: u64,
-    freezes: u64,
+    /// What was counted so far; what the NIC counts is asked for.
+    counters: CaptureCounters,
     /// Only with the first worker.
     nic: Option<NicDrops>,
 }
@@ -235,8 +235,7 @@ impl Port {
             muted: None,
             emptying: None,
             down: false,
-            dropped: 0,
-            freezes: 0,
+            counters: CaptureCounters { dropped_kernel: Some(0), ..CaptureCounters::default() },
             nic: first.then(NicDrops::default),
         };
         match port.try_open(settings) {
@@ -332,10 +331,18 @@ impl Port {
         }
     }
 
+    const fn link(&self) -> Link {
+        match (&self.ring, self.emptying) {
+            _ if self.down => Link::Down,
+            (Some(_), None) => Link::Up,
+            _ => Link::Gone,
+        }
+    }
+
     fn add_drops(&mut self) {
         if let Some(drops) = self.ring.as_ref().and_then(|ring| ring.take_drops().ok()) {
-            self.dropped += u64::from(drops.frames);
-            self.freezes += u64::from(drops.freezes);
+            *self.counters.dropped_kernel.get_or_insert(0) += u64::from(drops.frames);
+            self.counters.ring_full += u64::from(drops.freezes);
         }
     }
 
@@ -345,9 +352,10 @@ impl Port {
         let block = ring.block()?;
         let link = ring.link().link_type();
         let mut batch = [EMPTY; BATCH];
-        let (mut used, mut count) = (0, 0);
+        let (mut used, mut count, mut octets) = (0, 0, 0);
         for mut frame in Frames::of(block, self.id, link) {
             count += 1;
+            octets += u64::from(frame.wire_len);
             frame.number = numbered + count;
             if let Some(slot) = batch.get_mut(used) {
                 *slot = frame;
@@ -362,6 +370,8 @@ impl Port {
             take(rest);
         }
         ring.release();
+        self.counters.received += count;
+        self.counters.octets += octets;
         if self.emptying.is_some() {
             self.emptying = Some(now());
         }
@@ -470,18 +480,16 @@ impl Source for RingSource {
         Ok(total)
     }
 
-    fn counters(&mut self) -> CaptureCounters {
-        let mut sum =
-            CaptureCounters { received: self.received, dropped_kernel: Some(0), ..CaptureCounters::default() };
-        for port in &mut self.ports {
+    fn interfaces(&mut self) -> Vec<(CaptureCounters, Link)> {
+        let count = |port: &mut Port| {
             port.add_drops();
-            sum.dropped_kernel = sum.dropped_kernel.map(|dropped| dropped + port.dropped);
-            sum.ring_full += port.freezes;
+            let mut counters = port.counters;
             if let Some(nic) = &mut port.nic {
-                nic.add_to(&port.name, &mut sum);
+                nic.add_to(&port.name, &mut counters);
             }
-        }
-        sum
+            (counters, port.link())
+        };
+        self.ports.iter_mut().map(count).collect()
     }
 
     fn elsewhere(&mut self) -> Option<Box<dyn Elsewhere>> {

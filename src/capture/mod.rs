@@ -5,6 +5,7 @@
 //! | `ring` | one interface into blocks of frames, by the kernel's memory-mapped ring |
 //! | `bpf` | settings into the kernel's filter and fanout programs |
 //! | `ebpf` | instructions into programs and maps in the kernel |
+//! | `opener` | a request into a ring that was opened by somebody else |
 //! | `live` | the rings of several interfaces into one worker's [`Source`] |
 //! | `pnet_channel` | the same where there is no ring, one system call a frame |
 //! | `xdp` | the same by `AF_XDP`: frames straight from the driver, taken away from the host |
@@ -14,6 +15,7 @@
 //! | `synthetic` | settings into frames, for benches |
 //! | `send` | frames into packets on an interface, for `bench --live` |
 //! | `namespace` | a thread into one with a network of its own, for the same |
+//! | `interrupts` | the NICs' receive interrupts into ones on the workers' cores |
 //! | `interfaces` | the system into a list of what can be captured |
 //! | `worker` | a source into records, on a thread of its own |
 //! | `summary` | the workers' counts into one |
@@ -24,8 +26,10 @@ mod bpf;
 mod ebpf;
 pub mod file;
 mod interfaces;
+mod interrupts;
 mod live;
 mod namespace;
+mod opener;
 mod pnet_channel;
 pub mod reel;
 mod ring;
@@ -38,10 +42,12 @@ mod xdp;
 
 pub use bpf::fanout;
 pub use interfaces::{Interface, default_route, interfaces, obstacle};
+pub use interrupts::{PinnedInterrupts, pin_interrupts};
 pub use live::open_rings;
 pub use namespace::enter_new_network;
+pub use opener::RingOpener;
 pub use pnet_channel::open_pnet;
-pub use ring::{advise_huge_pages, allowed_cores, pin};
+pub use ring::{advise_huge_pages, allowed_cores, pin, prepare};
 pub use send::Sender;
 pub use summary::{Summary, Total, TunnelTotal};
 pub use worker::{Command, Outbox, Report, Status, Worker, WorkerError};
@@ -54,7 +60,7 @@ use crate::config::Instruction;
 use crate::wire::{Frame, LinkType};
 
 /// Frames handed over at once: as many as the core looks up together, a few times over.
-pub const BATCH: usize = 64;
+pub const BATCH: usize = 256;
 
 /// How live packets are taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +83,8 @@ pub struct LiveSettings {
     pub filter: Vec<Instruction>,
     /// Whether packets of settled flows are counted in the kernel; not with a filter.
     pub fast_path: Option<FastPath>,
+    /// Who opens a ring where this process may not (any more); only with the ring.
+    pub opener: Option<RingOpener>,
 }
 
 /// How packets of settled flows are counted in the kernel.
@@ -193,11 +201,27 @@ pub enum CaptureError {
     },
 }
 
-/// Live counts of one source, added up over its interfaces.
+/// Whether frames can come from an interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Link {
+    /// They can.
+    #[default]
+    Up,
+    /// It is down.
+    Down,
+    /// There is no interface of that name.
+    Gone,
+    /// It is there, and cannot be captured.
+    Refused,
+}
+
+/// Live counts of one interface, or of several.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CaptureCounters {
     /// Frames handed to the core.
     pub received: u64,
+    /// Their octets on the wire.
+    pub octets: u64,
     /// Frames that the kernel dropped because the ring was full (`PACKET_STATISTICS`; with `AF_XDP` `XDP_STATISTICS`, frames too
     /// long for it among them); `None` where nobody counts them.
     pub dropped_kernel: Option<u64>,
@@ -215,6 +239,7 @@ impl CaptureCounters {
     /// Adds those of another worker.
     pub fn add(&mut self, other: &Self) {
         self.received += other.received;
+        self.octets += other.octets;
         self.ring_full += other.ring_full;
         self.dropped_nic += other.dropped_nic;
         self.rx_dropped += other.rx_dropped;
@@ -234,8 +259,15 @@ pub trait Source: Send {
     /// Lets nothing new in and hands over what had arrived. Returns the number of frames.
     fn finish(&mut self, take: &mut dyn FnMut(&[Frame<'_>])) -> std::io::Result<usize>;
 
-    /// Counts since the start.
-    fn counters(&mut self) -> CaptureCounters;
+    /// Counts of each interface since the start, and its state, in the order of the settings.
+    fn interfaces(&mut self) -> Vec<(CaptureCounters, Link)>;
+
+    /// The same, added up.
+    fn counters(&mut self) -> CaptureCounters {
+        let mut sum = CaptureCounters::default();
+        self.interfaces().iter().for_each(|(counters, _)| sum.add(counters));
+        sum
+    }
 
     /// Who counts packets of settled flows before they come here; asked once. None: all of them come.
     fn elsewhere(&mut self) -> Option<Box<dyn Elsewhere>> {

@@ -11,7 +11,7 @@ use pnet::datalink::{self, Channel, DataLinkReceiver, DataLinkSender};
 use tracing::{info, warn};
 
 use super::live::{NicDrops, link_layer};
-use super::{BATCH, CaptureCounters, CaptureError, LinkLayer, LiveSettings, Source};
+use super::{BATCH, CaptureCounters, CaptureError, Link, LinkLayer, LiveSettings, Source};
 use crate::time::Timestamp;
 use crate::wire::{Frame, InterfaceId};
 
@@ -39,7 +39,16 @@ pub fn open_pnet(settings: &LiveSettings) -> Result<Box<dyn Source>, CaptureErro
         }
         let mut nic = NicDrops::default();
         nic.start(name);
-        Ok(Port { name: name.clone(), interface, link, channel, failure: None, tried: now(), nic })
+        Ok(Port {
+            name: name.clone(),
+            interface,
+            link,
+            channel,
+            failure: None,
+            tried: now(),
+            nic,
+            counters: CaptureCounters::default(),
+        })
     };
     let ports = settings.interfaces.iter().enumerate().map(open).collect::<Result<Vec<_>, _>>()?;
     let buffer = Vec::with_capacity(BATCH * settings.snap_length.min(2048) as usize);
@@ -70,6 +79,8 @@ struct Port {
     failure: Option<io::Error>,
     tried: Instant,
     nic: NicDrops,
+    /// The kernel's drops are not known.
+    counters: CaptureCounters,
 }
 
 impl Port {
@@ -179,6 +190,8 @@ impl PnetSource {
             let mut start = 0;
             for (slot, &(at, wire_len, end)) in batch.iter_mut().zip(&self.entries) {
                 self.received += 1;
+                port.counters.received += 1;
+                port.counters.octets += u64::from(wire_len);
                 let data = self.buffer.get(start..end).unwrap_or_default();
                 *slot = Frame { at, number: self.received, wire_len, data, ..empty };
                 start = end;
@@ -221,11 +234,13 @@ impl Source for PnetSource {
         }
     }
 
-    fn counters(&mut self) -> CaptureCounters {
-        let mut sum = CaptureCounters { received: self.received, dropped_kernel: None, ..CaptureCounters::default() };
-        for port in &mut self.ports {
-            port.nic.add_to(&port.name, &mut sum);
-        }
-        sum
+    fn interfaces(&mut self) -> Vec<(CaptureCounters, Link)> {
+        let count = |port: &mut Port| {
+            let mut counters = port.counters;
+            port.nic.add_to(&port.name, &mut counters);
+            // Which of the two it is, pnet does not tell.
+            (counters, if port.channel.is_some() { Link::Up } else { Link::Down })
+        };
+        self.ports.iter_mut().map(count).collect()
     }
 }

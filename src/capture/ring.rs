@@ -81,40 +81,22 @@ impl Ring {
     /// `fast`: filters that take the place of the settings'.
     pub fn open(name: &str, settings: &LiveSettings, fast: Option<Arc<Filters>>) -> Result<Self, CaptureError> {
         let failed = |what| move |source| CaptureError::System { interface: name.to_owned(), what, source };
-        let (blocks, octets) = geometry(settings)?;
-        let index = interface_index(name).ok_or_else(|| CaptureError::NoInterface(name.to_owned()))?;
-        let hardware_type = hardware_type(name).map_err(failed("cannot ask for its hardware type"))?;
-        let link = LinkLayer::of(hardware_type)
-            .ok_or_else(|| CaptureError::HardwareType { interface: name.to_owned(), hardware_type })?;
-        let socket = packet_socket()?;
-        let raw = socket.as_raw_fd();
-
-        // Tried while nothing can come in yet, so that a filter that the kernel refuses is said at the start.
-        let filter = bpf::snapped(&settings.filter, settings.snap_length);
-        attach(raw, &filter).map_err(|error| {
-            let advice = "write what `tcpdump -ddd EXPRESSION` prints";
-            CaptureError::Setting(format!("capture.filter: the kernel refuses it ({error}): {advice}"))
-        })?;
-        attach(raw, &bpf::NOTHING).map_err(failed("cannot attach a filter"))?;
-        let version = libc::tpacket_versions::TPACKET_V3 as c_int;
-        set_option(raw, libc::PACKET_VERSION, &version).map_err(failed("the kernel has no TPACKET_V3"))?;
-        let request = libc::tpacket_req3 {
-            tp_block_size: settings.block_octets as u32,
-            tp_block_nr: blocks as u32,
-            tp_frame_size: FRAME_OCTETS as u32,
-            tp_frame_nr: (octets / FRAME_OCTETS) as u32,
-            tp_retire_blk_tov: u32::try_from(settings.block_timeout.as_millis()).unwrap_or(u32::MAX).max(1),
-            tp_sizeof_priv: 0,
-            tp_feature_req_word: 0,
+        let socket = match (prepare(name, settings), &settings.opener) {
+            (Err(CaptureError::Permission), Some(opener)) => opener.open(name).map_err(|error| match error.kind() {
+                io::ErrorKind::PermissionDenied => CaptureError::Permission,
+                _ => failed("cannot have its ring opened")(error),
+            })?,
+            (socket, _) => socket?,
         };
-        set_option(raw, libc::PACKET_RX_RING, &request).map_err(|error| match error.raw_os_error() {
-            Some(libc::ENOMEM) => CaptureError::Memory { interface: name.to_owned(), octets },
-            _ => failed("cannot set up the ring")(error),
-        })?;
-        // SAFETY: a new mapping of the ring that was just set up, at an address of the kernel's choice; the descriptor
-        // is open and `octets` is the size that it was set up with.
+        let index = bound_to(&socket).map_err(failed("cannot ask what its socket is bound to"))?;
+        let hardware_type = hardware_type(name).map_err(failed("cannot ask for its hardware type"))?;
+        let link = link_of(name, hardware_type)?;
+        let (blocks, octets) = geometry(settings)?;
+        // SAFETY: a new mapping of the ring that `prepare` has set up, at an address of the kernel's choice; the descriptor
+        // is open and `octets` is the size that it was set up with (the kernel refuses any other).
         let memory = unsafe {
-            libc::mmap(std::ptr::null_mut(), octets, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, raw, 0)
+            let protection = libc::PROT_READ | libc::PROT_WRITE;
+            libc::mmap(std::ptr::null_mut(), octets, protection, libc::MAP_SHARED, socket.as_raw_fd(), 0)
         };
         if memory == libc::MAP_FAILED {
             return Err(failed("cannot map the ring")(io::Error::last_os_error()));
@@ -122,7 +104,7 @@ impl Ring {
         let Some(memory) = NonNull::new(memory.cast::<u8>()) else {
             return Err(failed("cannot map the ring")(io::ErrorKind::AddrNotAvailable.into()));
         };
-        let ring = Self {
+        Ok(Self {
             socket,
             memory,
             octets,
@@ -131,35 +113,9 @@ impl Ring {
             current: 0,
             index,
             link,
-            filter,
+            filter: bpf::snapped(&settings.filter, settings.snap_length),
             fast,
-        };
-        if hardware_type == libc::ARPHRD_LOOPBACK {
-            // What goes out of the loopback comes in at once: one copy is enough.
-            set_option(raw, libc::PACKET_IGNORE_OUTGOING, &1_i32).map_err(failed("cannot ignore outgoing frames"))?;
-        }
-        if settings.promiscuous {
-            make_promiscuous(&ring.socket, index).map_err(failed("cannot make it promiscuous"))?;
-        }
-        ring.bind().map_err(failed("cannot bind to it"))?;
-        Ok(ring)
-    }
-
-    fn bind(&self) -> io::Result<()> {
-        // SAFETY: all zeroes is a valid `sockaddr_ll`.
-        let mut address: libc::sockaddr_ll = unsafe { zeroed() };
-        address.sll_family = libc::AF_PACKET as u16;
-        address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
-        address.sll_ifindex = self.index;
-        // SAFETY: the pointer is to a `sockaddr_ll` that lives through the call, the length is its own.
-        let result = unsafe {
-            libc::bind(
-                self.socket.as_raw_fd(),
-                (&raw const address).cast::<libc::sockaddr>(),
-                size_of::<libc::sockaddr_ll>() as u32,
-            )
-        };
-        check(result).map(drop)
+        })
     }
 
     /// Joins a group, or opens one that no other process has where `group` is `None`. Returns the group's number.
@@ -217,14 +173,7 @@ impl Ring {
 
     /// Whether the interface still exists: the kernel unbinds the socket of one that was deleted or moved away.
     pub fn is_bound(&self) -> bool {
-        // SAFETY: all zeroes is a valid `sockaddr_ll`.
-        let mut address: libc::sockaddr_ll = unsafe { zeroed() };
-        let mut length = size_of::<libc::sockaddr_ll>() as u32;
-        // SAFETY: both pointers are to values that live through the call; `length` is the room behind the first.
-        let result = unsafe {
-            libc::getsockname(self.socket.as_raw_fd(), (&raw mut address).cast::<libc::sockaddr>(), &raw mut length)
-        };
-        result == 0 && address.sll_ifindex > 0
+        bound_to(&self.socket).is_ok_and(|index| index > 0)
     }
 
     /// The error that the socket waits to tell, `ENETDOWN` for instance, and forgets by telling.
@@ -279,6 +228,77 @@ impl Drop for Ring {
         // SAFETY: the mapping made in `open`, with its own length; nothing borrows from it any more.
         unsafe { libc::munmap(self.memory.as_ptr().cast::<c_void>(), self.octets) };
     }
+}
+
+/// What takes a capability of a ring: its socket, set up and bound to the interface, and letting nothing in yet.
+pub fn prepare(name: &str, settings: &LiveSettings) -> Result<OwnedFd, CaptureError> {
+    let failed = |what| move |source| CaptureError::System { interface: name.to_owned(), what, source };
+    let (blocks, octets) = geometry(settings)?;
+    let index = interface_index(name).ok_or_else(|| CaptureError::NoInterface(name.to_owned()))?;
+    let hardware_type = hardware_type(name).map_err(failed("cannot ask for its hardware type"))?;
+    link_of(name, hardware_type)?;
+    let socket = packet_socket()?;
+    let raw = socket.as_raw_fd();
+
+    // Tried while nothing can come in yet, so that a filter that the kernel refuses is said at the start.
+    attach(raw, &bpf::snapped(&settings.filter, settings.snap_length)).map_err(|error| {
+        let advice = "write what `tcpdump -ddd EXPRESSION` prints";
+        CaptureError::Setting(format!("capture.filter: the kernel refuses it ({error}): {advice}"))
+    })?;
+    attach(raw, &bpf::NOTHING).map_err(failed("cannot attach a filter"))?;
+    let version = libc::tpacket_versions::TPACKET_V3 as c_int;
+    set_option(raw, libc::PACKET_VERSION, &version).map_err(failed("the kernel has no TPACKET_V3"))?;
+    let request = libc::tpacket_req3 {
+        tp_block_size: settings.block_octets as u32,
+        tp_block_nr: blocks as u32,
+        tp_frame_size: FRAME_OCTETS as u32,
+        tp_frame_nr: (octets / FRAME_OCTETS) as u32,
+        tp_retire_blk_tov: u32::try_from(settings.block_timeout.as_millis()).unwrap_or(u32::MAX).max(1),
+        tp_sizeof_priv: 0,
+        tp_feature_req_word: 0,
+    };
+    set_option(raw, libc::PACKET_RX_RING, &request).map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOMEM) => CaptureError::Memory { interface: name.to_owned(), octets },
+        _ => failed("cannot set up the ring")(error),
+    })?;
+    if hardware_type == libc::ARPHRD_LOOPBACK {
+        // What goes out of the loopback comes in at once: one copy is enough.
+        set_option(raw, libc::PACKET_IGNORE_OUTGOING, &1_i32).map_err(failed("cannot ignore outgoing frames"))?;
+    }
+    if settings.promiscuous {
+        make_promiscuous(&socket, index).map_err(failed("cannot make it promiscuous"))?;
+    }
+    bind(&socket, index).map_err(failed("cannot bind to it"))?;
+    Ok(socket)
+}
+
+fn link_of(name: &str, hardware_type: u16) -> Result<LinkLayer, CaptureError> {
+    LinkLayer::of(hardware_type).ok_or_else(|| CaptureError::HardwareType { interface: name.to_owned(), hardware_type })
+}
+
+fn bind(socket: &OwnedFd, interface_index: c_int) -> io::Result<()> {
+    // SAFETY: all zeroes is a valid `sockaddr_ll`.
+    let mut address: libc::sockaddr_ll = unsafe { zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    address.sll_ifindex = interface_index;
+    // SAFETY: the pointer is to a `sockaddr_ll` that lives through the call, the length is its own.
+    let result = unsafe {
+        let length = size_of::<libc::sockaddr_ll>() as u32;
+        libc::bind(socket.as_raw_fd(), (&raw const address).cast::<libc::sockaddr>(), length)
+    };
+    check(result).map(drop)
+}
+
+/// The interface that a packet socket is bound to; 0 or less where that does not exist any more.
+fn bound_to(socket: &OwnedFd) -> io::Result<c_int> {
+    // SAFETY: all zeroes is a valid `sockaddr_ll`.
+    let mut address: libc::sockaddr_ll = unsafe { zeroed() };
+    let mut length = size_of::<libc::sockaddr_ll>() as u32;
+    // SAFETY: both pointers are to values that live through the call; `length` is the room behind the first.
+    let result =
+        unsafe { libc::getsockname(socket.as_raw_fd(), (&raw mut address).cast::<libc::sockaddr>(), &raw mut length) };
+    check(result).map(|_| address.sll_ifindex)
 }
 
 /// Only bounds how many frames the kernel believes a block could hold; `TPACKET_V3` packs frames of any length.

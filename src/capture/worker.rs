@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
-use super::{CaptureCounters, Source, advise_huge_pages, pin};
+use super::{CaptureCounters, Link, Source, advise_huge_pages, pin};
 use crate::audit::{Auditor, Counters};
 use crate::policy::Policy;
 use crate::record::Record;
@@ -21,8 +21,8 @@ use crate::time::Timestamp;
 /// What a worker is told.
 #[derive(Debug)]
 pub enum Command {
-    /// Judge by these approvals from now on, open flows too.
-    SetPolicy(Arc<Policy>),
+    /// Judge by these approvals from now on, open flows too, and say when that is done.
+    SetPolicy(Arc<Policy>, oneshot::Sender<()>),
     /// Take what had arrived, end every flow, and return.
     Stop,
 }
@@ -45,6 +45,8 @@ pub struct Report {
     pub counters: Counters,
     /// Of the capture.
     pub capture: CaptureCounters,
+    /// The same of each interface, and its state.
+    pub interfaces: Vec<(CaptureCounters, Link)>,
     /// Records handed over.
     pub records: u64,
     /// Records that found the way out full.
@@ -52,10 +54,19 @@ pub struct Report {
 }
 
 /// What others may see of a running worker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Status {
     turns: AtomicU64,
+    /// When the loop turned last, in nanoseconds since `started`.
+    turned: AtomicU64,
+    started: Instant,
     report: Mutex<Report>,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        Self { turns: AtomicU64::new(0), turned: AtomicU64::new(0), started: now(), report: Mutex::default() }
+    }
 }
 
 impl Status {
@@ -63,6 +74,18 @@ impl Status {
     #[must_use]
     pub fn turns(&self) -> u64 {
         self.turns.load(Ordering::Relaxed)
+    }
+
+    /// How long ago its loop turned; a quiet one does so ten times a second.
+    #[must_use]
+    pub fn lag(&self) -> Duration {
+        now().duration_since(self.started).saturating_sub(Duration::from_nanos(self.turned.load(Ordering::Relaxed)))
+    }
+
+    fn turn(&self, now: Instant) {
+        let since = now.duration_since(self.started).as_nanos();
+        self.turned.store(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.turns.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Its counts, at most a second old.
@@ -99,6 +122,8 @@ impl Outbox {
 pub struct Worker {
     /// What it counts.
     pub status: Arc<Status>,
+    /// Packets of settled flows are counted in the kernel.
+    pub counts_elsewhere: bool,
     commands: Sender<Command>,
     thread: JoinHandle<Result<(), WorkerError>>,
 }
@@ -124,7 +149,9 @@ impl Worker {
         let status = Arc::<Status>::default();
         let (commands, receiver) = channel();
         let (mut source, mut auditor) = (source, auditor);
-        if let Some(elsewhere) = source.elsewhere() {
+        let elsewhere = source.elsewhere();
+        let counts_elsewhere = elsewhere.is_some();
+        if let Some(elsewhere) = elsewhere {
             auditor.count_elsewhere(elsewhere);
         }
         let body = Body { source, auditor, outbox, commands: receiver, status: Arc::clone(&status), lost: 0, sent: 0 };
@@ -139,7 +166,7 @@ impl Worker {
             result.unwrap_or_else(|panic| Err(WorkerError::Panic(message(panic.as_ref()))))
         };
         let thread = std::thread::Builder::new().name(format!("worker-{id}")).spawn(run)?;
-        Ok(Self { status, commands, thread })
+        Ok(Self { status, counts_elsewhere, commands, thread })
     }
 
     /// Tells it something; nobody hears it once the worker has ended.
@@ -181,9 +208,11 @@ impl Body {
         let mut published = now();
         let result = loop {
             match self.commands.try_recv() {
-                Ok(Command::SetPolicy(policy)) => {
+                Ok(Command::SetPolicy(policy, taken)) => {
                     let Self { auditor, outbox, sent, lost, .. } = &mut self;
                     auditor.set_policy(policy, &mut |record| try_send(outbox, record, sent, lost));
+                    // Nobody has to wait for it.
+                    let _ = taken.send(());
                 }
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => break Ok(()),
                 Err(TryRecvError::Empty) => {}
@@ -192,9 +221,10 @@ impl Body {
                 Ok(()) => {}
                 Err(error) => break Err(error.into()),
             }
-            self.status.turns.fetch_add(1, Ordering::Relaxed);
-            if now().duration_since(published) >= PUBLISH {
-                published = now();
+            let now = now();
+            self.status.turn(now);
+            if now.duration_since(published) >= PUBLISH {
+                published = now;
                 let Self { auditor, outbox, sent, lost, .. } = &mut self;
                 auditor.absorb(&mut |record| try_send(outbox, record, sent, lost));
                 self.publish();
@@ -229,9 +259,13 @@ impl Body {
     }
 
     fn publish(&mut self) {
+        let interfaces = self.source.interfaces();
+        let mut capture = CaptureCounters::default();
+        interfaces.iter().for_each(|(counters, _)| capture.add(counters));
         let report = Report {
             counters: self.auditor.counters(),
-            capture: self.source.counters(),
+            capture,
+            interfaces,
             records: self.sent,
             records_lost: self.lost,
         };

@@ -1,10 +1,12 @@
 //! `linewarden bench`: turns frames in memory into nanoseconds a packet, stage by stage, on one core.
 
 mod curve;
+mod instructions;
 mod live;
 mod machine;
 mod measure;
 mod memory;
+mod records;
 mod report;
 mod scale;
 
@@ -18,6 +20,7 @@ use clap::Args;
 use serde::Serialize;
 
 use self::curve::measure_curve;
+use self::instructions::Counted;
 use self::live::{Backend, Compare, Forbidden, measure_live};
 use self::machine::Machine;
 use self::measure::{measure, measure_new_flows};
@@ -91,17 +94,45 @@ pub struct Options {
     #[arg(long, value_name = "NUMBER", default_value_t = 0, requires = "live")]
     pub kernel_flows: u32,
 
+    /// With --live and the ring: octets of one of its blocks, as the daemon's `block_octets`: a power of two from 64KiB to
+    /// 32MiB, of which the ring has as many as make 64 MiB
+    #[arg(long, value_name = "OCTETS", default_value = "1MiB", value_parser = block_octets, requires = "live")]
+    pub block_octets: usize,
+
     /// With --live: what else is measured on the link
     #[arg(long, value_enum, default_value_t = Compare::Tcpdump, requires = "live")]
     pub compare: Compare,
+
+    /// Do not measure: write so many made-up records of a day, rotated and compressed, to the folder --out
+    #[arg(long, value_name = "NUMBER", requires = "out", conflicts_with_all = ["live", "pcap", "curve", "workers", "json"], value_parser = clap::value_parser!(u64).range(1..))]
+    pub records: Option<u64>,
+
+    /// With --records: folder of the log, empty or not there yet
+    #[arg(long, value_name = "DIR", requires = "records")]
+    pub out: Option<PathBuf>,
 
     /// Only read the file, as replay does, and say how many packets it holds: what a comparison takes off
     #[arg(long, hide = true, requires = "pcap")]
     pub read_only: bool,
 
+    /// Only play a fixed number of made-up packets, for a counter of instructions
+    #[arg(long, hide = true, value_enum, conflicts_with_all = ["live", "pcap", "workers", "curve"])]
+    pub count_instructions: Option<Counted>,
+
     /// Write one JSON object instead of a table
     #[arg(long)]
     pub json: bool,
+}
+
+/// Octets, with or without a unit.
+fn block_octets(text: &str) -> Result<usize, String> {
+    let units = [("KiB", 10), ("MiB", 20)];
+    let (digits, shift) =
+        units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift))).unwrap_or((text, 0));
+    let octets = digits.trim_end().parse::<usize>().ok().and_then(|number| number.checked_mul(1 << shift));
+    octets
+        .filter(|octets| octets.is_power_of_two() && (64 << 10..=32 << 20).contains(octets))
+        .ok_or_else(|| "write a power of two from 64KiB to 32MiB".to_owned())
 }
 
 /// Frames of one round at most, so that the default sizes stay below half a gibibyte.
@@ -110,8 +141,16 @@ const MOST_FRAMES: u64 = 1 << 21;
 /// Measures and writes what was found to standard output.
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let out = &mut io::stdout().lock();
+    if let Some((records, folder)) = options.records.zip(options.out.as_deref()) {
+        let octets = records::write_day(records, options.seed, folder)
+            .map_err(|error| Failure::new(FAILED, format!("{}: cannot be written: {error}", folder.display())))?;
+        writeln!(out, "{records} records, {octets} octets before compression, in {}", folder.display())?;
+        return Ok(());
+    }
     let measured = if let (true, Some(path)) = (options.read_only, &options.pcap) {
         read_and_count(path, out)
+    } else if let Some(counted) = options.count_instructions {
+        instructions::play(options, counted, out)
     } else if options.live {
         live_and_write(options, out)
     } else {

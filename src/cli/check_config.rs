@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use clap::Args;
 
 use super::{CONFIGURATION, Failure, Sources};
-use crate::config::no_approvals;
+use crate::config::{mirror_name, no_approvals};
 use crate::daemon::clock;
 
 /// Arguments of the command.
@@ -33,6 +33,9 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let place =
         options.sources.config.as_ref().map_or_else(|| "built-in defaults".into(), |path| path.display().to_string());
     writeln!(out, "settings   {place}: ok")?;
+    for mirror in &config.decapsulate.mirrors {
+        writeln!(out, "mirror     {}: opened, and no finding", mirror_name(mirror))?;
+    }
     if let Some((approvals, folder)) = loaded {
         for warning in approvals.warnings.iter().chain(&approvals.warnings_at(clock())) {
             writeln!(out, "warning    {warning}")?;

@@ -1,22 +1,27 @@
-//! `linewarden explain`: why one flow got its verdict.
+//! `linewarden explain`: why one flow got its verdict, of a capture or as the log tells.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
 use ipnet::IpNet;
 
+use super::query::source;
 use super::replay::{Judging, Lanes, replay};
 use super::{Failure, USAGE};
 use crate::audit::OtherRecords;
+use crate::config::Config;
 use crate::detect::{Code, Detection, Identity, REGISTRY, Seen};
 use crate::flow::{Direction, FlowId};
 use crate::policy::{Approval, Candidate, Policy, Reason, Subject};
 use crate::record::{Kind, Record};
 use crate::sink::table::{endpoint, plain, protocol};
+use crate::store::{Asked, Rows, Selection, scan};
+use crate::time::Timestamp;
 
 /// Arguments of the command.
 #[derive(Debug, Args)]
@@ -24,8 +29,11 @@ pub struct Options {
     #[command(flatten)]
     judging: Judging,
     /// Capture files in the order of their time
-    #[arg(required = true, value_name = "FILE")]
+    #[arg(required_unless_present = "log", conflicts_with = "log", value_name = "FILE")]
     files: Vec<PathBuf>,
+    /// Take the flow from the log instead: its folder or files. Approvals are shown as they are now
+    #[arg(long, value_name = "DIR|FILE", conflicts_with_all = ["interface", "home_net"])]
+    log: Vec<PathBuf>,
     /// Which flow: its `flow_id` (or the first digits of it), its Community ID, an address, address:port, or two of these
     /// joined by a comma
     #[arg(long, value_name = "FLOW")]
@@ -39,22 +47,9 @@ const KEPT: usize = 1000;
 
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let wanted = Selector::parse(&options.flow)?;
-    let (mut config, policy) = options.judging.load(true)?;
-    config.records.other = OtherRecords::All;
-    let histories = Mutex::new(BTreeMap::<(_, u64), Vec<Record>>::new());
-    let take = |record: Record| {
-        if wanted.matches(&record) {
-            let mut histories = histories.lock().unwrap_or_else(PoisonError::into_inner);
-            let key = (record.start, record.flow_id.number());
-            if histories.len() < KEPT || histories.contains_key(&key) {
-                histories.entry(key).or_default().push(record);
-            }
-        }
-    };
-    let interface = options.judging.interface.as_deref();
-    let lanes = Lanes { config: &config, policy: &policy, workers: 1, interface, take: &take };
-    let (_, read) = replay(&options.files, &lanes, false, &|| true);
-    let histories = histories.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let (config, policy) = options.judging.load(true)?;
+    let (histories, read) =
+        if options.log.is_empty() { replayed(options, config, &policy, &wanted) } else { logged(options, &wanted)? };
     let mut out = io::stdout().lock();
     if histories.len() > EXPLAINED {
         for last in histories.values().filter_map(|history| history.last()) {
@@ -69,10 +64,63 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     }
     read?;
     if histories.is_empty() {
-        let message = format!("no flow matches `{}`; `linewarden replay --other end` lists all", options.flow);
+        let lists = if options.log.is_empty() { "replay --other end" } else { "query" };
+        let message = format!("no flow matches `{}`; `linewarden {lists}` lists all", options.flow);
         return Err(Failure::new(USAGE, message));
     }
     Ok(())
+}
+
+/// Flows by their start and number, each with its records.
+type Histories = BTreeMap<(Timestamp, u64), Vec<Record>>;
+
+fn keep(histories: &mut Histories, record: Record) {
+    let key = (record.start, record.flow_id.number());
+    if histories.len() < KEPT || histories.contains_key(&key) {
+        histories.entry(key).or_default().push(record);
+    }
+}
+
+fn replayed(
+    options: &Options,
+    mut config: Config,
+    policy: &Arc<Policy>,
+    wanted: &Selector,
+) -> (Histories, Result<(), Failure>) {
+    config.records.other = OtherRecords::All;
+    let histories = Mutex::new(Histories::new());
+    let take = |record: Record| {
+        if wanted.matches(&record) {
+            keep(&mut histories.lock().unwrap_or_else(PoisonError::into_inner), record);
+        }
+    };
+    let interface = options.judging.interface.as_deref();
+    let lanes = Lanes { config: &config, policy, workers: 1, interface, take: &take };
+    let (_, read) = replay(&options.files, &lanes, false, &|| true);
+    (histories.into_inner().unwrap_or_else(PoisonError::into_inner), read)
+}
+
+fn logged(options: &Options, wanted: &Selector) -> Result<(Histories, Result<(), Failure>), Failure> {
+    let log = source::open(&options.log, None)?;
+    let bar = source::progress(&log, false);
+    let mut histories = Histories::new();
+    let selection = wanted.selection();
+    let rows = Rows::Records(Kind::ALL.to_vec());
+    let report = scan(
+        &log,
+        &Asked { selection: &selection, rows, progress: &|passed| bar.set_position(passed) },
+        Vec::new,
+        |found: &mut Vec<Record>, _, raw| {
+            found.extend(serde_json::from_slice(raw).ok().filter(|record| wanted.matches(record)));
+        },
+        |found| {
+            found.into_iter().for_each(|record| keep(&mut histories, record));
+            ControlFlow::Continue(())
+        },
+    );
+    bar.finish_and_clear();
+    source::tell(&report?);
+    Ok((histories, Ok(())))
 }
 
 /// Which flows are meant.
@@ -104,6 +152,24 @@ impl Selector {
                     "--flow {text}: write a flow_id of 4 to 16 hexadecimal digits, a Community ID (1:…), an address, address:port, or two of these joined by a comma"
                 ),
             )),
+        }
+    }
+
+    /// What keeps the log's reader from looking at every line; [`Self::matches`] decides.
+    fn selection(&self) -> Selection {
+        let selection = Selection::default();
+        match self {
+            Self::FlowId(digits) => match digits.parse() {
+                Ok(flow) => selection.flows(&[flow]),
+                Err(_) => selection,
+            },
+            Self::CommunityId(text) => match text.parse() {
+                Ok(id) => selection.community_ids(&[id]),
+                Err(_) => selection,
+            },
+            Self::Endpoints(ends) => {
+                selection.peers(ends.iter().map(|(address, _)| address.to_canonical().into()).collect())
+            }
         }
     }
 
@@ -225,11 +291,6 @@ fn verdicts(history: &[Record], out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "history")?;
     let mut table = plain();
     for record in history {
-        let kind = match record.kind {
-            Kind::Start => "start",
-            Kind::Update => "update",
-            Kind::End => "end",
-        };
         let found = match (record.tunnel, record.confidence) {
             (Some(tunnel), Some(confidence)) => format!("{} {}", tunnel.name(), confidence.name()),
             _ => "-".to_owned(),
@@ -237,7 +298,7 @@ fn verdicts(history: &[Record], out: &mut impl Write) -> io::Result<()> {
         table.add_row([
             String::new(),
             record.time.to_string(),
-            kind.to_owned(),
+            record.kind.name().to_owned(),
             match record.fwd_packets + record.rev_packets {
                 1 => "1 packet".to_owned(),
                 packets => format!("{packets} packets"),
@@ -252,26 +313,19 @@ fn verdicts(history: &[Record], out: &mut impl Write) -> io::Result<()> {
 
 /// Every approval that was asked, and where none was, the one whose network comes nearest.
 fn approvals(record: &Record, policy: &Policy, out: &mut impl Write) -> io::Result<()> {
+    if record.policy_revision != *policy.revision() {
+        writeln!(
+            out,
+            "approvals have changed since: the verdict is by revision {}, what follows by {}",
+            short(&record.policy_revision),
+            short(policy.revision())
+        )?;
+    }
     if policy.approvals().is_empty() {
         return writeln!(out, "approvals none are in force");
     }
-    let vlan = [record.vlan.first().copied().unwrap_or(0), record.vlan.get(1).copied().unwrap_or(0)];
-    let mut labels = record.mpls_labels.iter().copied();
-    let subject = Subject {
-        addresses: [record.src_ip, record.dst_ip],
-        ports: record.src_port.zip(record.dst_port).map(|(src, dst)| [src, dst]),
-        protocol: record.proto,
-        interface: &record.interface,
-        vlan,
-        mpls_labels: [labels.next(), labels.next()],
-    };
-    let detection = record.tunnel.zip(record.confidence).map(|(protocol, confidence)| Detection {
-        protocol,
-        confidence,
-        midstream: record.midstream,
-        identity: identity(record, policy),
-    });
-    let candidates = policy.candidates(&subject, detection, record.end);
+    let detection = detection(record, identity(record, policy));
+    let candidates = policy.candidates(&subject(record), detection, record.end);
     if candidates.is_empty() {
         writeln!(out, "approvals none names {} or {}", record.src_ip, record.dst_ip)?;
         if record.reason == Reason::NoApproval
@@ -285,8 +339,36 @@ fn approvals(record: &Record, policy: &Policy, out: &mut impl Write) -> io::Resu
     candidates.iter().try_for_each(|candidate| show(candidate, out))
 }
 
+/// What the policy may know of a flow, as its record tells.
+pub(super) fn subject(record: &Record) -> Subject<'_> {
+    let mut labels = record.mpls_labels.iter().copied();
+    Subject {
+        addresses: [record.src_ip, record.dst_ip],
+        ports: record.src_port.zip(record.dst_port).map(|(src, dst)| [src, dst]),
+        protocol: record.proto,
+        interface: &record.interface,
+        vlan: [record.vlan.first().copied().unwrap_or(0), record.vlan.get(1).copied().unwrap_or(0)],
+        mpls_labels: [labels.next(), labels.next()],
+    }
+}
+
+/// What was detected, as the record tells.
+pub(super) fn detection(record: &Record, identity: Identity) -> Option<Detection> {
+    record.tunnel.zip(record.confidence).map(|(protocol, confidence)| Detection {
+        protocol,
+        confidence,
+        midstream: record.midstream,
+        identity,
+    })
+}
+
+/// Enough of a revision to tell it from others.
+fn short(revision: &str) -> &str {
+    revision.get(..12).unwrap_or(revision)
+}
+
 /// What is known of the flow's keys, as its evidence and its reason tell.
-fn identity(record: &Record, policy: &Policy) -> Identity {
+pub(super) fn identity(record: &Record, policy: &Policy) -> Identity {
     let keyring = policy.keyring();
     let mut identity = Identity { keyring: keyring.id(), ..Identity::default() };
     let is_mismatch = record.reason == Reason::IdentityMismatch;

@@ -2,9 +2,14 @@
 
 mod bench;
 mod check_config;
+mod ctl;
 mod detectors;
+mod diff_policy;
 mod explain;
+mod generate;
 mod interfaces;
+mod open_rings;
+mod query;
 mod replay;
 mod run;
 mod verify_log;
@@ -20,7 +25,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::capture::CaptureError;
 use crate::capture::file::FileError;
 use crate::config::{Config, ConfigError};
-use crate::daemon::DaemonError;
+use crate::daemon::{self, DaemonError};
 use crate::sink::sealed::LogError;
 use crate::sink::sealed::key::KeyError;
 
@@ -35,7 +40,7 @@ struct Arguments {
 }
 
 /// Below every help text.
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed while running; 2 findings (replay --fail-on unapproved); 64 usage; 65 bad data, or a log that is not whole; 77 permission; 78 configuration.";
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed while running; 2 findings (replay --fail-on unapproved, diff-policy); 64 usage; 65 bad data, or a log that is not whole; 69 no such interface now, which may come; 77 permission; 78 configuration.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -43,18 +48,39 @@ enum Command {
     Run(run::Options),
     /// Label the flows of capture files: pcap and pcapng, also behind gzip
     Replay(replay::Options),
-    /// Say why one flow of a capture file got its verdict
+    /// Say why one flow of a capture file, or of the log, got its verdict
     Explain(explain::Options),
+    /// Ask the log: flows by time, label, tunnel, peer and more, as they are or summed up
+    ///
+    /// A row is a flow: its `end` record, or its latest where none has come. It is in a range of time if it had packets
+    /// there; its counts are those of the whole flow. A flow longer than the active timeout is several,
+    /// each with counts of its own; the later names the earlier (`continues`). An option given several times, or with
+    /// commas, means any of these.
+    #[command(verbatim_doc_comment)]
+    Query(Box<query::Options>),
+    /// Say which logged flows would get another verdict by other approvals
+    ///
+    /// Every flow of the log is judged again by both sets, by what its last record says and at the time of its last
+    /// packet. Exits with 0 where no verdict changes, with 2 where one does.
+    DiffPolicy(diff_policy::Options),
     /// Check that the log is whole: signed seals, the chain of them, and every record under it
     VerifyLog(verify_log::Options),
     /// Check configuration and approvals
     CheckConfig(check_config::Options),
+    /// Ask a running daemon, or have it reload its approvals
+    Ctl(ctl::Options),
     /// List what is recognised, and how
     Detectors(detectors::Options),
     /// List what can be captured here, and what is missing if not
     Interfaces,
     /// Measure how fast this machine labels flows
     Bench(bench::Options),
+    /// Write manual pages or completions, for a package
+    #[command(hide = true)]
+    Generate(generate::Options),
+    /// Open rings for the daemon, which starts this process
+    #[command(name = daemon::OPENER, hide = true)]
+    OpenRings(open_rings::Options),
 }
 
 /// Where settings and approvals come from; the same for every command that judges.
@@ -90,6 +116,8 @@ const FAILED: u8 = 1;
 const FINDINGS: u8 = 2;
 const USAGE: u8 = 64;
 const BAD_DATA: u8 = 65;
+/// What is missing may come by itself: the service manager tries again.
+const UNAVAILABLE: u8 = 69;
 const PERMISSION: u8 = 77;
 const CONFIGURATION: u8 = 78;
 
@@ -123,22 +151,26 @@ impl From<DaemonError> for Failure {
     fn from(error: DaemonError) -> Self {
         let code = match &error {
             DaemonError::Capture(CaptureError::Permission | CaptureError::XdpPermission) => PERMISSION,
-            DaemonError::Capture(
-                CaptureError::NoInterface(_) | CaptureError::HardwareType { .. } | CaptureError::Setting(_),
-            )
+            DaemonError::Capture(CaptureError::NoInterface(_)) | DaemonError::NoDefaultRoute => UNAVAILABLE,
+            DaemonError::Capture(CaptureError::HardwareType { .. } | CaptureError::Setting(_))
             | DaemonError::Config(_)
             | DaemonError::Log(LogError::Key(KeyError::Refused { .. }))
-            | DaemonError::NoDefaultRoute => CONFIGURATION,
+            | DaemonError::Control(_)
+            | DaemonError::Metrics(_) => CONFIGURATION,
             _ => FAILED,
         };
         Self::new(code, error)
     }
 }
 
+fn command_line() -> clap::Command {
+    Arguments::command().mut_subcommands(|command| command.after_help(EXIT_CODES))
+}
+
 /// Runs a command line; what `main` returns.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let command = Arguments::command().mut_subcommands(|command| command.after_help(EXIT_CODES));
-    let parsed = command.try_get_matches_from(arguments).and_then(|matches| Arguments::from_arg_matches(&matches));
+    let parsed =
+        command_line().try_get_matches_from(arguments).and_then(|matches| Arguments::from_arg_matches(&matches));
     let arguments = match parsed {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -152,10 +184,15 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Replay(options) => replay::run(&options),
         Command::Explain(options) => explain::run(&options),
         Command::VerifyLog(options) => verify_log::run(&options),
+        Command::Query(options) => query::run(&options),
+        Command::DiffPolicy(options) => diff_policy::run(&options),
         Command::CheckConfig(options) => check_config::run(&options),
+        Command::Ctl(options) => ctl::run(&options),
         Command::Detectors(options) => detectors::run(&options),
         Command::Interfaces => interfaces::run(),
         Command::Bench(options) => bench::run(&options),
+        Command::Generate(options) => generate::run(&options, command_line()),
+        Command::OpenRings(options) => open_rings::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -165,6 +165,7 @@ fn read_approval(
     let tunnels = section.value("tunnels").map_or(Some(Vec::new()), |list| list.list(tunnel));
     let path = section.section("path").map_or_else(ApprovalPath::default, |path| read_path(&path));
 
+    let capacity = section.value("capacity").map_or(Some(None), |value| value.bit_rate().map(Some));
     let keys = section.section("identity").map_or(Some(Vec::new()), |identity| read_keys(&identity, file));
 
     let is_line_by_path = kind == Some(ApprovalKind::LeasedLine)
@@ -191,6 +192,7 @@ fn read_approval(
         ip_protocols: ip_protocols?,
         tunnels: tunnels?,
         path,
+        capacity: capacity?,
         keys: keys?,
     };
     warn(&approval, is_line_by_path, place, warnings);
@@ -438,6 +440,7 @@ fn canonical(approval: &Approval) -> String {
         ip_protocols,
         tunnels,
         path,
+        capacity,
         keys,
     } = approval;
     let ApprovalPath { sensor, interface, vlan, mpls_label } = path;
@@ -459,6 +462,11 @@ fn canonical(approval: &Approval) -> String {
     if let Some(line) = line.as_array_mut().filter(|_| !keys.is_empty()) {
         // Fingerprints name keys without giving them away.
         line.push(sorted(keys.iter().map(|key| key.fingerprint())).into());
+    }
+    if let Some(line) = line.as_array_mut()
+        && let Some(capacity) = capacity
+    {
+        line.push(serde_json::json!({ "capacity": capacity }));
     }
     line.to_string()
 }

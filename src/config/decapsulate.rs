@@ -55,6 +55,16 @@ fn mirror(section: &Section<'_, '_>) -> Option<Mirror> {
     Some(Mirror { encapsulation, from, to, port: registered.map(|registered| port.unwrap_or(registered)) })
 }
 
+/// A mirror for people.
+#[must_use]
+pub fn mirror_name(mirror: &Mirror) -> String {
+    // ERSPAN is GRE, too, and its own word is not kept.
+    let carrier = CARRIERS.iter().find(|(_, (encapsulation, _))| *encapsulation == mirror.encapsulation);
+    let end = |end: Option<IpNet>| end.map_or_else(|| "anybody".to_owned(), |end| end.to_string());
+    let port = mirror.port.map_or_else(String::new, |port| format!(", UDP port {port}"));
+    format!("{} from {} to {}{port}", carrier.map_or("?", |(name, _)| name), end(mirror.from), end(mirror.to))
+}
+
 /// A large part of the Internet.
 fn is_wide(network: &IpNet) -> bool {
     network.prefix_len() < if network.addr().is_ipv4() { 8 } else { 16 }

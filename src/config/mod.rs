@@ -7,11 +7,16 @@ mod filter;
 mod keys;
 mod log;
 mod reader;
+mod sandbox;
+mod service;
 mod settings;
 
 pub use approvals::Approvals;
+pub use decapsulate::mirror_name;
 pub use filter::{FilterError, Instruction, parse_filter};
 pub use log::{LogConfig, StateConfig};
+pub use sandbox::SandboxConfig;
+pub use service::{ControlConfig, Listen, MAX_SOCKET_PATH, MetricsConfig, Origin};
 pub use settings::{APPROVAL_FOLDERS, no_approvals};
 
 use std::path::{Path, PathBuf};
@@ -40,6 +45,12 @@ pub struct Config {
     pub records: RecordsConfig,
     /// Section `state`.
     pub state: StateConfig,
+    /// Section `control`.
+    pub control: ControlConfig,
+    /// Section `metrics`.
+    pub metrics: MetricsConfig,
+    /// Section `sandbox`.
+    pub sandbox: SandboxConfig,
 }
 
 /// How live packets are taken.
@@ -53,6 +64,8 @@ pub struct CaptureConfig {
     pub workers: usize,
     /// Cores that the workers are pinned to, in order; empty: those that the process may use.
     pub cores: Vec<usize>,
+    /// The NICs' receive interrupts come in on the workers' cores.
+    pub pin_interrupts: bool,
     /// Octets of each frame that the kernel copies.
     pub snap_length: u32,
     /// See also frames addressed to others.
@@ -174,6 +187,15 @@ impl Config {
         if let Some(section) = top.section("records") {
             self.records.take(&section);
         }
+        if let Some(section) = top.section("control") {
+            self.control.take(&section);
+        }
+        if let Some(section) = top.section("metrics") {
+            self.metrics.take(&section);
+        }
+        if let Some(section) = top.section("sandbox") {
+            self.sandbox.take(&section);
+        }
         if let Some(section) = top.section("state") {
             self.state.take(&section);
         }
@@ -202,6 +224,7 @@ impl CaptureConfig {
             let cores = list.list(|core| core.integer("", 0..=1023).map(|core| core as usize));
             set(&mut self.cores, cores);
         }
+        set(&mut self.pin_interrupts, value("pin_interrupts").and_then(|value| value.boolean()));
         let snap_length = value("snap_length");
         set(
             &mut self.snap_length,
@@ -289,6 +312,7 @@ impl Default for CaptureConfig {
             backend: Backend::Ring,
             workers: 0,
             cores: Vec::new(),
+            pin_interrupts: false,
             snap_length: 256,
             promiscuous: true,
             ring_octets: 64 << 20,

@@ -320,6 +320,15 @@ impl<'a, 't> Value<'a, 't> {
         octets
     }
 
+    /// Bits a second.
+    pub(super) fn bit_rate(&self) -> Option<u64> {
+        let rate = self.value.as_str().and_then(bit_rate).filter(|rate| *rate > 0);
+        if rate.is_none() {
+            self.wrong(&"write a rate in quotes, such as \"2048kbit/s\", \"100Mbit/s\", \"10Gbit/s\"");
+        }
+        rate
+    }
+
     /// One of some words.
     pub(super) fn choice<T: Copy>(&self, choices: &[(&'static str, T)]) -> Option<T> {
         let found = self.value.as_str().and_then(|text| choices.iter().find(|(name, _)| *name == text));
@@ -386,6 +395,20 @@ fn octets(text: &str) -> Option<u64> {
         _ => return None,
     };
     number.checked_mul(1 << shift)
+}
+
+/// `100Mbit/s`: lines are sold in powers of ten.
+fn bit_rate(text: &str) -> Option<u64> {
+    let (number, unit) = split(text)?;
+    let factor = match unit {
+        "bit/s" => 1,
+        "kbit/s" => 1_000,
+        "Mbit/s" => 1_000_000,
+        "Gbit/s" => 1_000_000_000,
+        "Tbit/s" => 1_000_000_000_000,
+        _ => return None,
+    };
+    number.checked_mul(factor)
 }
 
 fn split(text: &str) -> Option<(u64, &str)> {

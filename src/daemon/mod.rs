@@ -1,29 +1,55 @@
 //! The service: opens the capture, starts the workers, listens to signals, reloads approvals, and tells the service manager.
 
+mod board;
+mod capabilities;
+pub mod control;
+mod coverage;
+mod events;
+mod metrics;
+mod opener;
+mod place;
 mod records;
+mod reload;
+mod sandbox;
+mod socket;
 mod state;
+mod system_calls;
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
+use self::board::{Board, Facts};
+use self::control::Ask;
+use self::control::protocol::{ErrorAnswer, RotateAnswer};
+use self::events::{Events, Spans, run_events, start, stop};
+use self::metrics::http::{ListenError, Listener};
+pub use self::opener::{COMMAND as OPENER, serve as open_rings_for_another};
+use self::place::bind_control;
+pub use self::place::control_sockets;
 use self::records::{Control, run_log};
+use self::reload::{Reloading, in_force};
+use self::sandbox::Needs;
+use self::socket::{Socket, SocketError};
 pub use self::state::clock;
-use self::state::{Notifier, State};
+use self::state::{Notifier, State, now};
 use crate::audit::Auditor;
 use crate::capture::{
-    CaptureError, Command, FastPath, LiveSettings, Outbox, Source, Summary, Worker, WorkerError, XdpSettings,
-    allowed_cores, default_route, open_pnet, open_rings, open_xdp,
+    CaptureError, Command, FastPath, LiveSettings, Outbox, PinnedInterrupts, Report, Source, Summary, Worker,
+    WorkerError, XdpSettings, allowed_cores, default_route, open_pnet, open_rings, open_xdp, pin_interrupts,
 };
-use crate::config::{Backend, Config, ConfigError, no_approvals};
+use crate::config::{Backend, Config, ConfigError, Origin, no_approvals};
 use crate::policy::Policy;
 use crate::sink::live::LiveView;
 use crate::sink::sealed::{LogError, SealedLog};
+use crate::sink::sensor::What;
+use crate::sink::usage::Usage;
 
 /// Why the daemon did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -39,9 +65,15 @@ pub enum DaemonError {
     /// Capture could not start.
     #[error(transparent)]
     Capture(#[from] CaptureError),
-    /// The log cannot be written, or not be signed.
+    /// A log cannot be written, or not be signed.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// `linewarden ctl` could not ask.
+    #[error("control socket: {0}")]
+    Control(SocketError),
+    /// Nobody could read metrics.
+    #[error("metrics.listen: {0}")]
+    Metrics(ListenError),
     /// The system refused something else.
     #[error("cannot {what}: {source}")]
     System {
@@ -60,87 +92,224 @@ pub enum DaemonError {
     },
 }
 
-/// How often the state is told, and workers are looked after.
-const TICK: Duration = Duration::from_secs(1);
-
-/// Runs until SIGTERM or SIGINT. Opens the capture before it returns control to the runtime, so that errors come first.
-pub fn run(config: &Config) -> Result<(), DaemonError> {
+/// Runs until SIGTERM or SIGINT; `origin` tells what changes in the settings meanwhile. Opens everything before the control
+/// plane starts: errors come first, and what is not needed any more is let go of while there is one thread.
+pub fn run(config: &Config, origin: &Origin) -> Result<(), DaemonError> {
+    let system = |what| move |source| DaemonError::System { what, source };
+    // Before anything else, so that no signal ends the process in the middle of its start. Signals are the process's: the
+    // runtime that is made later hears of those that came before it.
+    let early = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let early = early.map_err(system("start the control plane"))?;
+    let signals = {
+        let _inside = early.enter();
+        Signals::listen().map_err(system("listen to signals"))?
+    };
+    let opened = Opened::open(config)?;
+    if config.sandbox.enabled {
+        let needs = Needs::of(config, [&opened.folder, &opened.state]);
+        sandbox::enter(&needs).map_err(system("enter the sandbox (sandbox.enabled = false runs without it)"))?;
+    } else {
+        warn!("the sandbox is off (sandbox.enabled): the process keeps every capability it was started with");
+    }
+    // Its threads, and those that they start, inherit all that.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("control")
         .enable_all()
         .build()
-        .map_err(|source| DaemonError::System { what: "start the control plane", source })?;
-    runtime.block_on(serve(config))
+        .map_err(system("start the control plane"))?;
+    runtime.block_on(serve(config, origin, signals, opened))
 }
 
 /// Name of the log of records: `linewarden.ndjson` in its folder.
 pub const LOG: &str = "linewarden";
 /// The summary's.
 pub const SUMMARY_FILE: &str = "summary.json";
+/// Name of the log of what the sensor says of itself.
+pub const SENSOR_LOG: &str = "sensor";
 
-async fn serve(config: &Config) -> Result<(), DaemonError> {
-    let system = |what| move |source| DaemonError::System { what, source };
-    // Before anything else, so that no signal ends the process in the middle of its start.
-    let mut signals = Signals::listen().map_err(system("listen to signals"))?;
+async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: Opened) -> Result<(), DaemonError> {
+    let Opened { policy, sources, interfaces: names, interrupts: _interrupts, folder, state, control_socket, metrics } =
+        opened;
     let sensor = config.sensor_name();
-    let policy = load_policy(config)?;
-    let (sources, names) = open_sources(config)?;
-    let folder = config.log_folder();
-    let log = SealedLog::open(&folder, LOG, &config.state_folder(&folder), &config.records.log, clock())?;
-    let log_path = log.path().to_owned();
-    let live = Arc::<LiveView>::default();
+    // They have threads of their own, which are to be in the sandbox.
+    let open = |name| SealedLog::open(&folder, name, &state, &config.records.log, clock());
+    let (log, sensor_log) = (open(LOG)?, open(SENSOR_LOG)?);
+    let [log_path, sensor_path] = [&log, &sensor_log].map(|log| log.path().to_owned());
+    let interval = config.records.log.sync_interval;
+    let (live, usage) = (Arc::<LiveView>::default(), Arc::<Usage>::default());
+    let gauges: [Arc<board::LogGauge>; 2] = Default::default();
 
     let (outbox, receiver) = Outbox::new(config.records.queue);
     let (control, controls) = mpsc::channel(4);
-    let log = tokio::spawn(run_log(log, config.records.log.sync_interval, Arc::clone(&live), receiver, controls));
+    let (sensor_control, sensor_controls) = mpsc::channel(4);
+    let [gauge, sensor_gauge] = &gauges;
+    let views = (Arc::clone(&live), Arc::clone(&usage));
+    let log = tokio::spawn(run_log(log, interval, views, Arc::clone(gauge), receiver, controls));
+    let (mut events, said) = Events::new(Arc::clone(&sensor));
+    let sensor_log = tokio::spawn(run_events(sensor_log, interval, said, sensor_controls, Arc::clone(sensor_gauge)));
 
     let names: Vec<Arc<str>> = names.into_iter().map(Into::into).collect();
-    let seed = RandomState::new().build_hasher().finish();
-    let settings = Arc::new(config.audit_settings(Arc::clone(&sensor), names.clone(), sources.len(), seed));
-    let cores = if config.capture.cores.is_empty() { allowed_cores() } else { config.capture.cores.clone() };
     let (ended, mut endings) = mpsc::unbounded_channel();
-    let mut workers = Vec::new();
-    for (id, source) in sources.into_iter().enumerate() {
-        let auditor = Auditor::new(Arc::clone(&settings), Arc::clone(&policy));
+    let workers = start_workers(config, (&sensor, &names, &policy), sources, &outbox, &ended)?;
+    // The log's task ends when the last worker has let go of its way out.
+    drop(outbox);
+
+    let facts = Facts {
+        sensor,
+        interfaces: names.clone(),
+        started: clock(),
+        began: now(),
+        log: log_path.clone(),
+        sensor_log: sensor_path,
+        kernel_fast_path: workers.iter().any(|worker| worker.counts_elsewhere),
+    };
+    events.say(What::Start(start(origin, &facts, workers.len())));
+    events.say(What::Policy(in_force(&policy)));
+    let statuses = workers.iter().map(|worker| Arc::clone(&worker.status)).collect();
+    let board = Arc::new(Board::new(facts, statuses, live, usage, gauges, policy));
+
+    let (asker, mut asks) = mpsc::channel(4);
+    let mut servers = start_servers(config, control_socket, metrics, (&board, &asker));
+    info!(interfaces = %names.join(", "), workers = workers.len(), records = %log_path.display(), "capturing");
+    let mut state = State::new(Arc::clone(&board), folder.join(SUMMARY_FILE));
+    let (mut notifier, mut reloading) = (Notifier::new(), Reloading::default());
+    notifier.ready();
+    let mut tick = tokio::time::interval(coverage::TICK);
+    let mut spans = Spans::new();
+    loop {
+        let (settings, running) = ((config, origin), (&*workers, &*board));
+        tokio::select! {
+            Some(()) = signals.terminate.recv() => break,
+            Some(()) = signals.interrupt.recv() => break,
+            Some(()) = signals.hangup.recv(), if reloading.is_idle() => {
+                notifier.reloading();
+                reloading.begin(settings, running, &mut events, None);
+                if reloading.is_idle() {
+                    notifier.ready();
+                }
+                reopen(&[&control, &sensor_control]);
+            }
+            Some(ask) = asks.recv(), if reloading.is_idle() => match ask {
+                Ask::Reload(asker) => reloading.begin(settings, running, &mut events, Some(asker)),
+                Ask::Rotate(asker) => {
+                    let rotating = rotate([control.clone(), sensor_control.clone()], log_path.clone());
+                    tokio::spawn(async move { asker.send(rotating.await) });
+                }
+            },
+            () = reloading.done() => notifier.ready(),
+            Some(()) = signals.user1.recv() => reopen(&[&control, &sensor_control]),
+            Some(()) = endings.recv() => break,
+            _ = tick.tick() => tokio::task::block_in_place(|| {
+                notifier.tick(&board);
+                state.tick();
+                spans.tick(&board, &mut events);
+            }),
+        }
+    }
+
+    servers.shutdown().await;
+    notifier.stopping();
+    info!("stopping: ending every flow and writing its record");
+    let (reports, result) = stop_workers(workers);
+    let mut summary = Summary::of(&reports);
+    if let Ok(log) = log.await {
+        let lost = log.lost() + log.waiting();
+        summary.records_lost += lost;
+        summary.records = summary.records.saturating_sub(lost);
+    }
+    spans.last(&board, &mut events, summary.records_lost);
+    events.say(What::Stop(stop(&summary, result.is_ok())));
+    drop(events);
+    let _ = sensor_log.await;
+    state.write(&summary, true);
+    for line in summary.to_string().lines() {
+        info!("{line}");
+    }
+    result
+}
+
+/// What takes privileges, or must be there before the daemon says that it runs.
+struct Opened {
+    policy: Arc<Policy>,
+    sources: Vec<Box<dyn Source>>,
+    interfaces: Vec<String>,
+    /// Put back where they were when this is dropped.
+    interrupts: Option<PinnedInterrupts>,
+    /// Of the logs, and of their state.
+    folder: PathBuf,
+    state: PathBuf,
+    control_socket: Result<Socket, SocketError>,
+    metrics: Option<Listener>,
+}
+
+impl Opened {
+    fn open(config: &Config) -> Result<Self, DaemonError> {
+        let policy = load_policy(config)?.policy;
+        let (sources, interfaces) = open_sources(config)?;
+        let interrupts = config.capture.pin_interrupts.then(|| {
+            let of_workers: Vec<_> = cores(config).into_iter().cycle().take(sources.len()).collect();
+            pin_interrupts(Path::new("/"), &interfaces, &of_workers)
+        });
+        // Made while that is allowed.
+        let folder = config.log_folder();
+        let state = config.state_folder(&folder);
+        let made = std::fs::create_dir_all(&folder);
+        made.map_err(|source| LogError::Records { path: folder.join(LOG).with_extension("ndjson"), source })?;
+        let made = std::fs::create_dir_all(&state);
+        made.map_err(|source| LogError::State { path: state.clone(), source })?;
+        let control_socket = bind_control(config.control.socket.as_deref(), &state).map_err(DaemonError::Control)?;
+        let metrics = config.metrics.listen.as_ref().map(Listener::bind).transpose().map_err(DaemonError::Metrics)?;
+        Ok(Self { policy, sources, interfaces, interrupts, folder, state, control_socket, metrics })
+    }
+}
+
+/// What answers others, until it is shut down.
+fn start_servers(
+    config: &Config,
+    control_socket: Result<Socket, SocketError>,
+    metrics: Option<Listener>,
+    (board, asker): (&Arc<Board>, &mpsc::Sender<Ask>),
+) -> JoinSet<()> {
+    let mut servers = JoinSet::new();
+    match control_socket {
+        Ok(socket) => {
+            info!(socket = %socket.path.display(), "`linewarden ctl` is answered");
+            servers.spawn(control::serve(socket, Arc::clone(board), asker.clone()));
+        }
+        Err(error) => warn!(%error, "`linewarden ctl` is not answered: control.socket names a place for its socket"),
+    }
+    if let (Some(metrics), Some(listen)) = (metrics, &config.metrics.listen) {
+        info!(?listen, "metrics are served");
+        servers.spawn(metrics.serve(Arc::clone(board)));
+    }
+    servers
+}
+
+fn start_workers(
+    config: &Config,
+    (sensor, names, policy): (&Arc<str>, &[Arc<str>], &Arc<Policy>),
+    sources: Vec<Box<dyn Source>>,
+    outbox: &Outbox,
+    ended: &mpsc::UnboundedSender<()>,
+) -> Result<Vec<Worker>, DaemonError> {
+    let seed = RandomState::new().build_hasher().finish();
+    let settings = Arc::new(config.audit_settings(Arc::clone(sensor), names.to_vec(), sources.len(), seed));
+    let cores = cores(config);
+    let start = |(id, source)| {
+        let auditor = Auditor::new(Arc::clone(&settings), Arc::clone(policy));
         let core = cores.get(id % cores.len().max(1)).copied();
         let ended = ended.clone();
         let tell = move || {
             let _ = ended.send(());
         };
-        let worker = Worker::spawn(id, core, source, auditor, outbox.clone(), tell);
-        workers.push(worker.map_err(system("start a worker thread"))?);
-    }
-    // The log's task ends when the last worker has let go of its way out.
-    drop(outbox);
+        Worker::spawn(id, core, source, auditor, outbox.clone(), tell)
+            .map_err(|source| DaemonError::System { what: "start a worker thread", source })
+    };
+    sources.into_iter().enumerate().map(start).collect()
+}
 
-    let interfaces = names.join(", ");
-    info!(%interfaces, workers = workers.len(), records = %log_path.display(), "capturing");
-    let mut state = State::new(sensor, interfaces, folder.join(SUMMARY_FILE), live, policy);
-    let mut notifier = Notifier::new();
-    notifier.ready();
-    let mut tick = tokio::time::interval(TICK);
-    loop {
-        tokio::select! {
-            Some(()) = signals.terminate.recv() => break,
-            Some(()) = signals.interrupt.recv() => break,
-            Some(()) = signals.hangup.recv() => {
-                tokio::task::block_in_place(|| reload(config, &workers, &mut state));
-                let _ = control.send(Control::Reopen).await;
-            }
-            Some(()) = signals.user1.recv() => {
-                let _ = control.send(Control::Reopen).await;
-            }
-            Some(()) = endings.recv() => break,
-            _ = tick.tick() => tokio::task::block_in_place(|| {
-                notifier.tick(&workers, &state);
-                state.tick(&workers);
-            }),
-        }
-    }
-
-    notifier.stopping();
-    info!("stopping: ending every flow and writing its record");
+fn stop_workers(workers: Vec<Worker>) -> (Vec<Report>, Result<(), DaemonError>) {
     for worker in &workers {
         worker.tell(Command::Stop);
     }
@@ -153,17 +322,7 @@ async fn serve(config: &Config) -> Result<(), DaemonError> {
             result = result.and(Err(DaemonError::Worker { id, error }));
         }
     }
-    let mut summary = Summary::of(&reports);
-    if let Ok(log) = log.await {
-        let lost = log.lost() + log.waiting();
-        summary.records_lost += lost;
-        summary.records = summary.records.saturating_sub(lost);
-    }
-    state.write(&summary, true);
-    for line in summary.to_string().lines() {
-        info!("{line}");
-    }
-    result
+    (reports, result)
 }
 
 struct Signals {
@@ -184,14 +343,24 @@ impl Signals {
     }
 }
 
-fn load_policy(config: &Config) -> Result<Arc<Policy>, ConfigError> {
+/// Approvals, checked.
+struct Loaded {
+    policy: Arc<Policy>,
+    /// What is valid but probably not meant.
+    warnings: Vec<String>,
+}
+
+fn load_policy(config: &Config) -> Result<Loaded, ConfigError> {
     let (approvals, folder) = config.load_approvals()?;
-    for warning in approvals.warnings.iter().chain(&approvals.warnings_at(clock())) {
+    let mut warnings: Vec<_> = approvals.warnings.iter().cloned().chain(approvals.warnings_at(clock())).collect();
+    for warning in &warnings {
         warn!("{warning}");
     }
     let policy = Arc::new(config.policy(config.sensor_name(), approvals));
     if policy.approvals().is_empty() {
-        warn!("{}", no_approvals(folder.as_deref()));
+        let warning = no_approvals(folder.as_deref());
+        warn!("{warning}");
+        warnings.push(warning);
     } else {
         info!(
             approvals = policy.approvals().len(),
@@ -201,26 +370,31 @@ fn load_policy(config: &Config) -> Result<Arc<Policy>, ConfigError> {
             "approvals in force"
         );
     }
-    Ok(policy)
+    Ok(Loaded { policy, warnings })
 }
 
-/// A bad file keeps the approvals that are in force.
-fn reload(config: &Config, workers: &[Worker], state: &mut State) {
-    match load_policy(config) {
-        Ok(policy) => {
-            for worker in workers {
-                worker.tell(Command::SetPolicy(Arc::clone(&policy)));
-            }
-            info!(revision = %policy.revision(), "approvals reloaded: every open flow is judged again");
-            state.policy = policy;
-        }
-        Err(ConfigError(text)) => {
-            for line in text.lines() {
-                error!("{line}");
-            }
-            error!(revision = %state.policy.revision(), "approvals NOT reloaded: the old ones stay in force");
-        }
+/// A log whose task is busy with it already needs no second word.
+fn reopen(logs: &[&mpsc::Sender<Control>]) {
+    for log in logs {
+        let _ = log.try_send(Control::Reopen);
     }
+}
+
+/// Has every log begin a new file.
+async fn rotate(logs: [mpsc::Sender<Control>; 2], path: PathBuf) -> Result<RotateAnswer, ErrorAnswer> {
+    let failed = |message: String| ErrorAnswer { code: 1, message };
+    for log in logs {
+        let (done, answer) = oneshot::channel();
+        log.send(Control::Rotate(done)).await.map_err(|_| failed("the daemon ends".to_owned()))?;
+        let rotated = answer.await.map_err(|_| failed("the daemon ends".to_owned()))?;
+        rotated.map_err(|error| failed(format!("{}: {error}", path.display())))?;
+    }
+    Ok(RotateAnswer { log: path.display().to_string() })
+}
+
+/// The workers' cores, in order.
+fn cores(config: &Config) -> Vec<usize> {
+    if config.capture.cores.is_empty() { allowed_cores() } else { config.capture.cores.clone() }
 }
 
 /// A source per worker, and the interfaces' names.
@@ -235,7 +409,7 @@ fn open_sources(config: &Config) -> Result<(Vec<Box<dyn Source>>, Vec<String>), 
         (Backend::Ring, 0) => allowed_cores().len().max(1),
         (_, workers) => workers,
     };
-    let settings = LiveSettings {
+    let mut settings = LiveSettings {
         interfaces: interfaces.clone(),
         workers: u16::try_from(workers).unwrap_or(u16::MAX),
         snap_length: capture.snap_length,
@@ -245,7 +419,12 @@ fn open_sources(config: &Config) -> Result<(Vec<Box<dyn Source>>, Vec<String>), 
         block_timeout: capture.block_timeout,
         filter: capture.filter.clone(),
         fast_path: fast_path(config),
+        opener: None,
     };
+    if config.sandbox.enabled && capture.backend == Backend::Ring {
+        let what = "start the process that opens rings (sandbox.enabled = false needs none)";
+        settings.opener = Some(opener::start(&settings).map_err(|source| DaemonError::System { what, source })?);
+    }
     let sources = match capture.backend {
         Backend::Ring => open_rings(&settings)?,
         Backend::Xdp => {

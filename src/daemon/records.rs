@@ -1,40 +1,72 @@
 //! Carries records from the workers to the outputs, on the control plane.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::block_in_place;
+use tokio::time::{Interval, MissedTickBehavior};
 
+use super::board::LogGauge;
 use super::clock;
 use crate::record::Record;
 use crate::sink::live::LiveView;
 use crate::sink::sealed::SealedLog;
+use crate::sink::usage::Usage;
 
 /// What the outputs are told.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) enum Control {
     /// Open files anew, after rotation.
     Reopen,
+    /// Begin a new segment, and say when that is done.
+    Rotate(oneshot::Sender<io::Result<()>>),
+}
+
+impl Control {
+    pub(super) fn obey(self, log: &mut SealedLog) {
+        match self {
+            Self::Reopen => log.reopen(clock()),
+            Self::Rotate(done) => {
+                // Nobody has to wait for it.
+                let _ = done.send(rotate(log));
+            }
+        }
+    }
+}
+
+fn rotate(log: &mut SealedLog) -> io::Result<()> {
+    // Where somebody has renamed the file, that begins a new one.
+    log.reopen(clock());
+    log.rotate();
+    if log.is_failing() { Err(io::Error::other("it cannot be written now")) } else { Ok(()) }
 }
 
 /// Records taken at once.
 const BATCH: usize = 1024;
-/// The log is told the time this often at least.
+/// A log is told the time this often at least.
 const TICK: Duration = Duration::from_secs(1);
+
+/// Turns of a log that has what is older than `interval` on the disk.
+pub(super) fn turns(interval: Duration) -> Interval {
+    let mut tick = tokio::time::interval(interval.min(TICK));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick
+}
 
 /// Runs until every worker has let go of its way out; gives the log back for its counts. It hears of the time every
 /// `interval`, which is the least that it has on the disk.
 pub(super) async fn run_log(
     mut log: SealedLog,
     interval: Duration,
-    live: Arc<LiveView>,
+    (live, usage): (Arc<LiveView>, Arc<Usage>),
+    gauge: Arc<LogGauge>,
     mut records: mpsc::Receiver<Record>,
     mut controls: mpsc::Receiver<Control>,
 ) -> SealedLog {
     let mut batch = Vec::with_capacity(BATCH);
-    let mut tick = tokio::time::interval(interval.min(TICK));
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut tick = turns(interval);
     loop {
         tokio::select! {
             taken = records.recv_many(&mut batch, BATCH) => {
@@ -45,14 +77,16 @@ pub(super) async fn run_log(
                 block_in_place(|| {
                     for record in batch.drain(..) {
                         live.write(&record);
+                        usage.write(&record);
                         log.write(&record);
                     }
                     // Under load the interval's turn may not come for long.
                     log.tick(clock());
                 });
             }
-            Some(Control::Reopen) = controls.recv() => block_in_place(|| log.reopen(clock())),
+            Some(control) = controls.recv() => block_in_place(|| control.obey(&mut log)),
             _ = tick.tick() => block_in_place(|| log.tick(clock())),
         }
+        gauge.set(log.written(), log.lost(), log.waiting(), log.is_failing());
     }
 }

@@ -9,10 +9,11 @@ use sd_notify::NotifyState;
 use serde::Serialize;
 use tracing::{error, info, warn};
 
-use crate::capture::{Report, Summary, Worker};
-use crate::policy::{Label, Policy};
+use super::board::Board;
+use crate::capture::Summary;
+use crate::policy::Label;
 use crate::record::VERSION;
-use crate::sink::live::{LiveFlow, LiveView};
+use crate::sink::live::LiveFlow;
 use crate::time::Timestamp;
 
 /// `summary.json` and a line of the log, this often.
@@ -31,18 +32,14 @@ pub fn clock() -> Timestamp {
 }
 
 #[expect(clippy::disallowed_methods, reason = "an edge: how long a worker stands still, never when a packet was")]
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     Instant::now()
 }
 
 /// What the daemon says of itself.
 pub(super) struct State {
-    pub policy: Arc<Policy>,
-    sensor: Arc<str>,
-    interfaces: String,
+    board: Arc<Board>,
     path: PathBuf,
-    live: Arc<LiveView>,
-    started: Timestamp,
     told: Instant,
     dropped: u64,
     lost: u64,
@@ -70,31 +67,24 @@ struct File<'a> {
 }
 
 impl State {
-    pub(super) fn new(
-        sensor: Arc<str>,
-        interfaces: String,
-        path: PathBuf,
-        live: Arc<LiveView>,
-        policy: Arc<Policy>,
-    ) -> Self {
-        let (started, told) = (clock(), now());
-        Self { policy, sensor, interfaces, path, live, started, told, dropped: 0, lost: 0, unwritable: false }
+    pub(super) fn new(board: Arc<Board>, path: PathBuf) -> Self {
+        Self { board, path, told: now(), dropped: 0, lost: 0, unwritable: false }
     }
 
     /// Once a second: says losses at most once a minute, and the totals.
-    pub(super) fn tick(&mut self, workers: &[Worker]) {
+    pub(super) fn tick(&mut self) {
         if now().duration_since(self.told) < TELL {
             return;
         }
         self.told = now();
-        let summary = totals(workers);
+        let summary = self.board.summary();
         info!(
             packets = summary.packets,
             undecodable = summary.undecodable.values().sum::<u64>(),
             flows = summary.flows,
             open = summary.flows_open,
-            unapproved = self.live.count(Label::UnapprovedVpnTunnel),
-            authorized = self.live.count(Label::AuthorizedLeasedLine),
+            unapproved = self.board.live.count(Label::UnapprovedVpnTunnel),
+            authorized = self.board.live.count(Label::AuthorizedLeasedLine),
             "totals"
         );
         let dropped = summary.dropped();
@@ -116,18 +106,19 @@ impl State {
 
     /// Writes `summary.json`, whole or not at all.
     pub(super) fn write(&mut self, summary: &Summary, stopped: bool) {
+        let policy = self.board.policy();
         let file = File {
             version: VERSION,
-            sensor: &self.sensor,
-            interfaces: &self.interfaces,
-            policy_revision: self.policy.revision(),
-            approvals: self.policy.approvals().len(),
-            started: self.started,
+            sensor: &self.board.facts.sensor,
+            interfaces: &self.board.facts.interfaces.join(", "),
+            policy_revision: policy.revision(),
+            approvals: policy.approvals().len(),
+            started: self.board.facts.started,
             written: clock(),
             stopped,
             summary,
-            live: self.live.flows(),
-            live_left_out: self.live.left_out(),
+            live: self.board.live.flows(),
+            live_left_out: self.board.live.left_out(),
         };
         match write_whole(&self.path, &file) {
             Ok(()) => self.unwritable = false,
@@ -138,11 +129,6 @@ impl State {
             Err(_) => {}
         }
     }
-}
-
-fn totals(workers: &[Worker]) -> Summary {
-    let reports: Vec<Report> = workers.iter().map(|worker| worker.status.report()).collect();
-    Summary::of(&reports)
 }
 
 fn write_whole(path: &Path, file: &File<'_>) -> std::io::Result<()> {
@@ -169,17 +155,25 @@ impl Notifier {
         send(&[NotifyState::Ready, NotifyState::Status("capturing")]);
     }
 
+    /// What follows a request to reload, until [`Self::ready`].
+    pub(super) fn reloading(&self) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => send(&[NotifyState::Reloading, now, NotifyState::Status("reloading")]),
+            Err(error) => warn!(%error, "the service manager cannot be told"),
+        }
+    }
+
     pub(super) fn stopping(&self) {
         send(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
     }
 
     /// The watchdog hears of us only while every worker gets on.
-    pub(super) fn tick(&mut self, workers: &[Worker], state: &State) {
+    pub(super) fn tick(&mut self, board: &Board) {
         let now = now();
-        self.seen.resize(workers.len(), (u64::MAX, now));
-        for (worker, (turns, since)) in workers.iter().zip(&mut self.seen) {
-            if worker.status.turns() != *turns {
-                (*turns, *since) = (worker.status.turns(), now);
+        self.seen.resize(board.workers.len(), (u64::MAX, now));
+        for (worker, (turns, since)) in board.workers.iter().zip(&mut self.seen) {
+            if worker.turns() != *turns {
+                (*turns, *since) = (worker.turns(), now);
             }
         }
         let standing = self.seen.iter().position(|(_, since)| now.duration_since(*since) >= HANGS);
@@ -191,14 +185,14 @@ impl Notifier {
             return;
         }
         self.hangs = false;
-        let totals = totals(workers);
+        let totals = board.summary();
         let status = format!(
             "{} packets, {} dropped, {} flows open, {} unapproved tunnels, {} authorized",
             totals.packets,
             totals.dropped(),
             totals.flows_open,
-            state.live.count(Label::UnapprovedVpnTunnel),
-            state.live.count(Label::AuthorizedLeasedLine)
+            board.live.count(Label::UnapprovedVpnTunnel),
+            board.live.count(Label::AuthorizedLeasedLine)
         );
         send(&[NotifyState::Watchdog, NotifyState::Status(&status)]);
     }

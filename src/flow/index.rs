@@ -14,6 +14,9 @@ pub(super) struct Index {
     len: usize,
 }
 
+/// Position of nothing.
+const NONE: u32 = u32::MAX;
+
 /// Slots of a new index.
 const FIRST: usize = 1024;
 /// Old slots that a new flow moves, at least: the move ends long before the next one begins.
@@ -30,8 +33,8 @@ impl Index {
         prefetch_index(&self.slots.0, self.slots.home(hash));
     }
 
-    /// Where the flow of a hash most likely is: told without a branch that a processor could foretell wrongly, from the
-    /// first slots only. May be any number.
+    /// Where the flow of a hash most likely is: told from the first slots, without a branch that a processor could foretell
+    /// wrongly, and from those behind them only where these are full. May be any number.
     #[inline]
     pub(super) fn guess(&self, hash: u64) -> u32 {
         let home = self.slots.home(hash);
@@ -40,7 +43,12 @@ impl Index {
         for &slot in near.iter().rev() {
             found = std::hint::select_unpredictable(slot >> 32 == hash >> 32, slot as u32, found);
         }
-        found.wrapping_sub(1)
+        if found == 0 && near.last() != Some(&0) { self.guess_far(hash) } else { found.wrapping_sub(1) }
+    }
+
+    #[cold]
+    fn guess_far(&self, hash: u64) -> u32 {
+        self.slots.find(hash, |_| true).unwrap_or(NONE)
     }
 
     /// The position that `is_it` among those of a hash.

@@ -74,6 +74,8 @@ pub struct Approval {
     pub tunnels: Vec<Protocol>,
     /// Where it must be seen.
     pub path: Path,
+    /// What the line can carry, bits a second; for reports, no verdict asks for it.
+    pub capacity: Option<u64>,
     /// Keys of which one must have made its handshakes; empty: whoever has the address. What verifies by one of them is
     /// approved whichever its address.
     pub keys: Vec<Arc<Key>>,

@@ -20,6 +20,7 @@ pub fn approval(id: &str, peers: &[&str]) -> Approval {
         ip_protocols: Vec::new(),
         tunnels: Vec::new(),
         path: Path::default(),
+        capacity: None,
         keys: Vec::new(),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dashmap::DashMap;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::detect::{Confidence, Protocol};
 use crate::flow::FlowId;
@@ -14,7 +14,7 @@ use crate::record::{Kind, Record};
 use crate::time::Timestamp;
 
 /// An open flow, by its latest record.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LiveFlow {
     /// As in records.
     pub flow_id: FlowId,
@@ -38,6 +38,10 @@ pub struct LiveFlow {
     pub confidence: Option<Confidence>,
     /// The approval's id.
     pub approval: Option<Arc<str>>,
+    /// Packets of both directions, as of the latest record.
+    pub packets: u64,
+    /// Their octets on the wire.
+    pub octets: u64,
     /// First packet.
     pub start: Timestamp,
     /// Of the latest record.
@@ -81,6 +85,8 @@ impl LiveView {
                 tunnel: record.tunnel,
                 confidence: record.confidence,
                 approval: record.approval.as_ref().map(|approval| Arc::clone(&approval.id)),
+                packets: record.fwd_packets + record.rev_packets,
+                octets: record.fwd_octets + record.rev_octets,
                 start: record.start,
                 updated: record.time,
             },

@@ -7,12 +7,17 @@
 //! | `archive` | a closed segment of it into a compressed one |
 //! | `table` | a table for people |
 //! | `live` | the tunnels that are open now |
+//! | `usage` | the use of each approval |
+//!
+//! `sensor` is the format of what the sensor says of itself.
 
 pub mod archive;
 pub mod live;
 pub mod ndjson;
 pub mod sealed;
+pub mod sensor;
 pub mod table;
+pub mod usage;
 
 #[cfg(test)]
 pub(crate) mod tests_support {

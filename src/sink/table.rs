@@ -25,9 +25,14 @@ impl FlowRows {
     /// Takes a record; only `end` records make rows.
     pub fn write(&mut self, record: &Record) {
         if record.kind == Kind::End {
-            self.rows.push(row(record));
-            self.alarms.push(record.verdict == Label::UnapprovedVpnTunnel);
+            self.add(record);
         }
+    }
+
+    /// Takes a record of whichever kind as a row.
+    pub fn add(&mut self, record: &Record) {
+        self.rows.push(row(record));
+        self.alarms.push(record.verdict == Label::UnapprovedVpnTunnel);
     }
 
     /// Whether it is time to print.

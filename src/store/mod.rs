@@ -1,7 +1,23 @@
 //! Turns what the sinks wrote into answers.
 //!
-//! | file | answers |
+//! | file | what |
 //! |---|---|
-//! | `verify` | whether a log is whole, and where it is not |
+//! | `log` | folders and files into chunks of whole lines, plain or decompressed |
+//! | `line` | a line into the fields that are asked for, borrowed from it |
+//! | `selection` | what is asked into what need not be read |
+//! | `scan` | chunks into rows, in parallel: a row a flow or a row a record |
+//! | `group` | rows into sums |
+//! | `verify` | a log into whether it is whole, and where it is not |
 
+mod group;
+mod line;
+mod log;
+mod scan;
+mod selection;
 pub mod verify;
+
+pub use group::{Field, Groups, Sums};
+pub use line::{ApprovalName, Line};
+pub use log::{FLOW_LOG, Log, StoreError};
+pub use scan::{Asked, Report, scan};
+pub use selection::{Rows, Selection};

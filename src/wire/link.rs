@@ -28,7 +28,7 @@ pub(super) struct Link<'a> {
 /// Tags, labels and link headers in a row that are followed.
 const MAX_HEADERS: usize = 8;
 
-mod ethertype {
+pub(super) mod ethertype {
     pub const IPV4: u16 = 0x0800;
     pub const IPV6: u16 = 0x86dd;
     pub const VLAN: u16 = 0x8100;

@@ -6,6 +6,7 @@ mod ipv4;
 mod ipv6;
 mod link;
 mod mpls;
+mod plain;
 mod pppoe;
 mod transport;
 
@@ -277,6 +278,21 @@ pub fn parse<'a>(frame: &Frame<'a>) -> Result<ParsedPacket<'a>, ParseError> {
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "what is parsed stays in registers until the flow's key is made of it")]
 pub fn parse_snapped<'a>(frame: &Frame<'a>, snap_length: usize) -> Result<ParsedPacket<'a>, ParseError> {
+    match parse_plain(frame, snap_length) {
+        Some(packet) => Ok(packet),
+        None => parse_layers(frame, snap_length),
+    }
+}
+
+/// The same for the frames that nearly all traffic is made of, and nothing for others.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "what is parsed stays in registers until the flow's key is made of it")]
+pub(crate) fn parse_plain<'a>(frame: &Frame<'a>, snap_length: usize) -> Option<ParsedPacket<'a>> {
+    plain::parse(frame, frame.data.get(..snap_length).unwrap_or(frame.data))
+}
+
+/// The same for all frames, layer by layer.
+pub(crate) fn parse_layers<'a>(frame: &Frame<'a>, snap_length: usize) -> Result<ParsedPacket<'a>, ParseError> {
     let link = link::parse(frame, frame.data.get(..snap_length).unwrap_or(frame.data))?;
     let network = match link.payload.first() {
         Some(first) if first >> 4 == 4 => ipv4::parse(link.payload, link.payload_len)?,

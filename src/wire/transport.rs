@@ -11,10 +11,10 @@
 use super::cursor::{u16_at, u32_at};
 use super::{FragmentPosition, Network, ParseError, TcpFlags, Transport};
 
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const UDP_HEADER: usize = 8;
-const TCP_HEADER: usize = 20;
+pub(super) const TCP: u8 = 6;
+pub(super) const UDP: u8 = 17;
+pub(super) const UDP_HEADER: usize = 8;
+pub(super) const TCP_HEADER: usize = 20;
 
 /// The transport and the length of its header.
 #[inline]

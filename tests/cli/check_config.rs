@@ -29,6 +29,16 @@ fn check_config_says_what_is_in_force() {
             "approval \"wide\": 0.0.0.0/0 approves a large part of the Internet",
         ],
     );
+    let mirrors = "[[decapsulate.mirrors]]\ntunnel = \"erspan\"\nfrom = \"192.0.2.1\"\n[[decapsulate.mirrors]]\ntunnel = \"vxlan\"\nto = \"2001:db8::/64\"\n";
+    fs::write(folder.path().join("mirrors.toml"), mirrors).unwrap();
+    let with_mirrors = check(&["--config", "mirrors.toml", "--approvals", "approvals.d"]).expect(0);
+    assert_says(
+        &with_mirrors.out,
+        &[
+            "mirror     gre from 192.0.2.1/32 to anybody: opened, and no finding",
+            "mirror     vxlan from anybody to 2001:db8::/64, UDP port 4789: opened, and no finding",
+        ],
+    );
     let mut command = linewarden(["check-config"]);
     let nothing = done(&mut where_nothing_is_installed(command.current_dir(folder.path()))).expect(0);
     assert_says(&nothing.out, &["settings   built-in defaults: ok", "NO APPROVALS ARE IN FORCE"]);

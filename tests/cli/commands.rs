@@ -10,7 +10,8 @@ use crate::common::command::{
     approval, approved, assert_says, capture, closed_pipe, done_with_stdout, folder, linewarden, run,
 };
 
-const COMMANDS: [&str; 7] = ["run", "replay", "explain", "check-config", "detectors", "interfaces", "bench"];
+const COMMANDS: [&str; 9] =
+    ["run", "replay", "explain", "query", "diff-policy", "check-config", "detectors", "interfaces", "bench"];
 
 /// The text with its line breaks and indents taken out.
 fn flat(text: &str) -> String {
@@ -22,8 +23,8 @@ fn version_and_help() {
     let version = format!("linewarden {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(run(["--version"]).expect(0).out, version);
     assert_eq!(run(["-V"]).expect(0).out, version);
-    let codes = "Exit codes: 0 done; 1 failed while running; 2 findings (replay --fail-on unapproved); 64 usage; \
-        65 bad data; 77 permission; 78 configuration.";
+    let codes = "Exit codes: 0 done; 1 failed while running; 2 findings (replay --fail-on unapproved, diff-policy); 64 usage; \
+        65 bad data; 69 no such interface now, which may come; 77 permission; 78 configuration.";
     for arguments in [&["--help"][..], &["-h"], &["help"]] {
         let help = run(arguments).expect(0).out;
         assert_says(&flat(&help), &[codes]);

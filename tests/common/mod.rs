@@ -129,6 +129,7 @@ pub fn pinning() -> Arc<Policy> {
         ip_protocols: Vec::new(),
         tunnels: Vec::new(),
         path: policy::Path::default(),
+        capacity: None,
         keys: keys.into_iter().map(Arc::new).collect(),
     }])
 }

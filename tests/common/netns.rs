@@ -178,6 +178,11 @@ impl Daemon {
         }
     }
 
+    /// Its process: `ip netns exec` becomes what it is told to run.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, name: &str) {
         let kill = format!("kill -s {name} {}", self.child.id());
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());

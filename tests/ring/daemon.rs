@@ -31,6 +31,23 @@ pub fn stop(daemon: &mut Daemon) -> (Vec<Value>, Value) {
     (of_kind(daemon.records(), "end"), daemon.summary())
 }
 
+#[test]
+fn interrupts_that_an_interface_does_not_have_are_said_once_and_needed_by_nobody() {
+    in_namespace(|| {
+        veth("far", "near");
+        let (mut daemon, _folder) = start("interfaces = [\"near\"]\nworkers = 2\npin_interrupts = true");
+        Sender::on("far").send(&ethernet(&udp(ipv4(2), [1, 2], &[7; 50])));
+        let (ends, _) = stop(&mut daemon);
+        assert_eq!(ends.len(), 1);
+        let said: Vec<_> = daemon.said.iter().filter(|line| line.contains("pin_interrupts")).collect();
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(
+            said[0].contains("WARN") && said[0].contains("near") && said[0].contains("none of its own"),
+            "{said:?}"
+        );
+    });
+}
+
 const SENT: usize = 5000;
 
 #[test]

@@ -210,6 +210,7 @@ pub fn settings(interfaces: &[&str], workers: u16) -> LiveSettings {
         ring_octets: 8 << 20,
         block_octets: 64 << 10,
         block_timeout: Duration::from_millis(10),
+        opener: None,
         filter: Vec::new(),
         fast_path: None,
     }

@@ -99,6 +99,7 @@ mod tests {
             ring_octets,
             block_octets: 1 << 20,
             block_timeout: Duration::from_millis(50),
+            opener: None,
             filter: Vec::new(),
             fast_path: None,
         };

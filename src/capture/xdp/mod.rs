@@ -37,7 +37,7 @@ use self::program::{MOST_QUEUES, Place, Redirection, is_taken};
 use self::socket::{Chunks, Drops, Refusal, Socket, Step, Way};
 use super::live::{EMPTY, LOOK_AGAIN, NicDrops, link_layer, now};
 use super::ring::{interface_index, wait};
-use super::{BATCH, CaptureCounters, CaptureError, LinkLayer, LiveSettings, Source};
+use super::{BATCH, CaptureCounters, CaptureError, Link, LinkLayer, LiveSettings, Source};
 use crate::config::XdpMode;
 use crate::time::Timestamp;
 use crate::wire::{Frame, InterfaceId};
@@ -202,6 +202,8 @@ struct Port {
     gone: bool,
     /// Of sockets that are closed.
     drops: Drops,
+    received: u64,
+    octets: u64,
     /// Only with the first worker.
     nic: Option<NicDrops>,
 }
@@ -218,6 +220,8 @@ impl Port {
             chunks: None,
             gone: false,
             drops: Drops::default(),
+            received: 0,
+            octets: 0,
             nic: (worker == 0).then(NicDrops::default),
         };
         match port.try_open(plan) {
@@ -383,6 +387,7 @@ impl Port {
                     let Some((data, wire_len, next)) = whole_frame(&queue.socket, pieces) else { break };
                     let data = data.get(..snap_length).unwrap_or(data);
                     number += 1;
+                    self.octets += u64::from(wire_len);
                     *slot = Frame { at, number, wire_len, interface: self.id, data, ..EMPTY };
                     (pieces, used) = (next, used + 1);
                 }
@@ -395,7 +400,36 @@ impl Port {
                 left -= pieces;
             }
         }
+        self.received += number - before;
         number - before
+    }
+
+    fn link(&self) -> Link {
+        match self.gate.told().condition {
+            Condition::Up => Link::Up,
+            Condition::Down => Link::Down,
+            Condition::Gone => Link::Gone,
+            Condition::Refused(_) => Link::Refused,
+        }
+    }
+
+    fn counters(&mut self) -> CaptureCounters {
+        let mut all = self.drops;
+        for drops in self.queues.iter().filter_map(|queue| queue.socket.drops().ok()) {
+            all.frames += drops.frames;
+            all.no_chunk += drops.no_chunk;
+        }
+        let mut counters = CaptureCounters {
+            received: self.received,
+            octets: self.octets,
+            dropped_kernel: Some(all.frames),
+            ring_full: all.no_chunk,
+            ..CaptureCounters::default()
+        };
+        if let Some(nic) = &mut self.nic {
+            nic.add_to(&self.name, &mut counters);
+        }
+        counters
     }
 }
 
@@ -589,21 +623,7 @@ impl Source for XdpSource {
         Ok(total)
     }
 
-    fn counters(&mut self) -> CaptureCounters {
-        let mut sum =
-            CaptureCounters { received: self.received, dropped_kernel: Some(0), ..CaptureCounters::default() };
-        for port in &mut self.ports {
-            let mut all = port.drops;
-            for drops in port.queues.iter().filter_map(|queue| queue.socket.drops().ok()) {
-                all.frames += drops.frames;
-                all.no_chunk += drops.no_chunk;
-            }
-            sum.dropped_kernel = sum.dropped_kernel.map(|dropped| dropped + all.frames);
-            sum.ring_full += all.no_chunk;
-            if let Some(nic) = &mut port.nic {
-                nic.add_to(&port.name, &mut sum);
-            }
-        }
-        sum
+    fn interfaces(&mut self) -> Vec<(CaptureCounters, Link)> {
+        self.ports.iter_mut().map(|port| (port.counters(), port.link())).collect()
     }
 }

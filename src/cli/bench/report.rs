@@ -89,6 +89,8 @@ pub(super) struct Settings {
     seed: Option<u64>,
     workers: usize,
     rate: Option<u32>,
+    /// Only on a link.
+    block_octets: Option<usize>,
 }
 
 impl From<&Options> for Settings {
@@ -105,6 +107,7 @@ impl From<&Options> for Settings {
             seed: made_up.then_some(options.seed),
             workers: options.workers.into(),
             rate: options.rate,
+            block_octets: options.live.then_some(options.block_octets),
         }
     }
 }

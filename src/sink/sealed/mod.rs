@@ -350,6 +350,12 @@ impl SealedLog {
         self.lost
     }
 
+    /// The disk refuses.
+    #[must_use]
+    pub const fn is_failing(&self) -> bool {
+        self.failing
+    }
+
     /// Records that wait for the disk.
     #[must_use]
     pub const fn waiting(&self) -> u64 {
@@ -376,11 +382,7 @@ impl SealedLog {
             let reached = self.torn + taken;
             let on_disk = self.pending.get(..reached).unwrap_or_default();
             let whole = on_disk.iter().rposition(|&octet| octet == b'\n').map_or(0, |at| at + 1);
-            let lines = if whole == self.pending.len() {
-                self.waiting
-            } else {
-                on_disk.split(|&octet| octet == b'\n').count() as u64 - 1
-            };
+            let lines = if whole == self.pending.len() { self.waiting } else { count_lines(on_disk) };
             self.batch.add(self.pending.get(..whole).unwrap_or_default(), lines);
             self.end += whole as u64;
             self.written += lines;
@@ -555,6 +557,11 @@ fn lock(path: &Path) -> Result<File, LogError> {
         Err(TryLockError::WouldBlock) => Err(LogError::Locked(path.to_owned())),
         Err(TryLockError::Error(source)) => Err(state(source)),
     }
+}
+
+#[expect(clippy::naive_bytecount, reason = "only where the disk is full, and the compiler does well enough")]
+fn count_lines(octets: &[u8]) -> u64 {
+    octets.iter().filter(|&&octet| octet == b'\n').count() as u64
 }
 
 #[cfg(test)]

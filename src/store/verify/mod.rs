@@ -124,28 +124,29 @@ impl Verification<'_> {
             // A rotation that is under way has renamed the records, and not yet the seals.
             let renamed = listing.closed.get_mut(&claim.first.segment);
             if let Some(files) = renamed.filter(|files| files.seals.is_none() && files.data.is_some()) {
-                // It is done, and so far it may have octets that are not sealed.
+                // It is done here.
                 claim.data = files.data.take();
+                // So far it may have octets that are not sealed.
                 claim.live = Some(files.octets);
                 files.seals = Some(path);
             } else {
-                claim.data = listing.live.data.take();
+                claim.data.clone_from(&listing.live.data);
                 claim.live = Some(live_octets);
                 unsealed = 0;
             }
             claims.push(claim);
         }
         let taken: Vec<PathBuf> = claims.iter().map(|claim| claim.seals.clone()).collect();
-        for (&number, Files { seals, data, octets, .. }) in &mut listing.closed {
+        for (number, Files { seals, data, octets, .. }) in &listing.closed {
             match (seals, data) {
                 (Some(seals), _) if taken.contains(seals) => {}
                 (Some(seals), data) => {
-                    if let Some(mut claim) = self.claim(seals, Some(number)) {
-                        claim.data = data.take();
+                    if let Some(mut claim) = self.claim(seals, Some(*number)) {
+                        claim.data.clone_from(data);
                         claims.push(claim);
                     }
                 }
-                (None, Some(data)) => bare.push((number, data, *octets)),
+                (None, Some(data)) => bare.push((*number, data, *octets)),
                 (None, None) => {}
             }
         }

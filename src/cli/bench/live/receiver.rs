@@ -97,8 +97,9 @@ impl Linewarden {
             snap_length,
             promiscuous: capture.promiscuous,
             ring_octets: capture.ring_octets,
-            block_octets: capture.block_octets,
+            block_octets: options.block_octets,
             block_timeout: capture.block_timeout,
+            opener: None,
             filter: Vec::new(),
             fast_path: (options.kernel_flows > 0)
                 .then_some(FastPath { flows: options.kernel_flows, vlan_in_key: config.flow.vlan_in_key }),

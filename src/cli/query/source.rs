@@ -1,0 +1,116 @@
+//! Where a question's log lies, and what is said while and after it is read.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::when::{self, Side};
+use crate::cli::{BAD_DATA, Failure, USAGE};
+use crate::config::Config;
+use crate::store::{FLOW_LOG, Log, Report, Selection, StoreError};
+
+/// A range of time.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Range {
+    /// From this time on: a date, a time (2026-11-28T10:00, UTC, or RFC 3339), or how long ago (-90m; s, m, h, d, w)
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    from: Option<String>,
+    /// Before this time; a date is meant with its whole day
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    to: Option<String>,
+}
+
+impl Range {
+    /// The selection of the range, of the last so long where that is asked for instead.
+    pub(in crate::cli) fn selection(&self, last: Option<&str>) -> Result<Selection, Failure> {
+        let now = when::now();
+        let time = |text: &Option<String>, option: &str, side| match text {
+            None => Ok(None),
+            Some(text) => when::time(text, side, now)
+                .map(Some)
+                .map_err(|wrong| Failure::new(USAGE, format!("{option} {text}: {wrong}"))),
+        };
+        let (mut from, to) = (time(&self.from, "--from", Side::From)?, time(&self.to, "--to", Side::To)?);
+        if let Some(last) = last {
+            let ago = when::duration(last).ok_or_else(|| {
+                Failure::new(USAGE, format!("--last {last}: is no length of time; write a number and s, m, h, d or w"))
+            })?;
+            from = Some(when::before(now, ago));
+        }
+        if let (Some(from), Some(to)) = (from, to)
+            && from >= to
+        {
+            return Err(Failure::new(
+                USAGE,
+                format!("--from {from} is not before --to {to}: nothing lies between them"),
+            ));
+        }
+        Ok(Selection::default().from(from).to(to))
+    }
+}
+
+/// Opens what is named, or the log where `run` writes it.
+pub(in crate::cli) fn open(paths: &[PathBuf], config: Option<&Path>) -> Result<Log, Failure> {
+    if !paths.is_empty() {
+        return Ok(Log::open(paths, FLOW_LOG)?);
+    }
+    let config = config.map_or_else(|| Ok(Config::default()), Config::load)?;
+    if let Some(folder) = config.records.dir {
+        return Ok(Log::open(&[folder], FLOW_LOG)?);
+    }
+    let usual = ["/var/log/linewarden", "linewarden-log"].map(PathBuf::from);
+    for folder in &usual {
+        match Log::open(std::slice::from_ref(folder), FLOW_LOG) {
+            Err(StoreError::NoLog { .. }) => {}
+            Err(StoreError::Read { error, .. }) if error.kind() == io::ErrorKind::NotFound => {}
+            opened => return Ok(opened?),
+        }
+    }
+    Err(Failure::new(
+        USAGE,
+        "there is no log in /var/log/linewarden nor in linewarden-log: name its folder or its files",
+    ))
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::new(BAD_DATA, error)
+    }
+}
+
+/// A bar on standard error, if that is a terminal.
+pub(in crate::cli) fn progress(log: &Log, quiet: bool) -> ProgressBar {
+    if quiet || !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(log.octets());
+    if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {binary_bytes}/{binary_total_bytes} {eta}") {
+        bar.set_style(style);
+    }
+    bar.set_prefix(format!("{} files", log.files()));
+    bar
+}
+
+/// Says what could not be read.
+pub(in crate::cli) fn tell(report: &Report) {
+    let mut to = io::stderr().lock();
+    for notice in &report.notices {
+        let _ = writeln!(to, "linewarden: {notice}");
+    }
+    for damage in &report.damages {
+        let _ = writeln!(to, "linewarden: {damage}");
+    }
+    let told = report.damages.len() as u64;
+    if report.damaged > told {
+        let _ = writeln!(to, "linewarden: and {} more", report.damaged - told);
+    }
+    if report.damaged > 0 {
+        let _ = writeln!(
+            to,
+            "linewarden: {} lines or parts of the log cannot be read: the answer is of the rest",
+            report.damaged
+        );
+    }
+}

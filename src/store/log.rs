@@ -1,0 +1,471 @@
+//! Turns folders and files of a log into chunks of whole lines, in the order in which they were written.
+//!
+//! A sensor may write, rotate and compress meanwhile: what was there when the log was opened is read, once.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use zstd::bulk::Decompressor;
+
+use crate::sink::archive::archive_of;
+use crate::sink::archive::index::{Contents, Frame, Index};
+
+/// Name of the log of flow records, without its ending.
+pub const FLOW_LOG: &str = "linewarden";
+
+/// A log cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A folder or file cannot be read.
+    #[error("{path}: cannot be read: {error}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// A folder that holds no log.
+    #[error(
+        "{folder}: holds no {name}.ndjson and no {name}-*.ndjson[.zst]: name the folder of the log (the setting records.dir), or its files"
+    )]
+    NoLog {
+        /// Which.
+        folder: PathBuf,
+        /// The log that was looked for.
+        name: &'static str,
+    },
+    /// Nothing of the log could be read.
+    #[error("nothing of the log can be read: {first}")]
+    Unreadable {
+        /// The first trouble.
+        first: String,
+    },
+}
+
+/// A log as it lay there when it was opened.
+#[derive(Debug)]
+pub struct Log {
+    segments: Vec<Segment>,
+    octets: u64,
+    use_index: bool,
+}
+
+/// A file of it.
+#[derive(Debug)]
+struct Segment {
+    path: PathBuf,
+    /// The file that is written to is held, since it may get another name any time.
+    held: Option<Arc<File>>,
+    octets: u64,
+}
+
+impl Log {
+    /// Opens folders, of which the log `name` is read, and files, in the order given.
+    pub fn open(paths: &[PathBuf], name: &'static str) -> Result<Self, StoreError> {
+        let mut log = Self { segments: Vec::new(), octets: 0, use_index: true };
+        let mut seen = BTreeSet::new();
+        for path in paths {
+            let metadata = fs::metadata(path).map_err(|error| StoreError::Read { path: path.clone(), error })?;
+            let segments = if metadata.is_dir() { segments_of(path, name)? } else { vec![Segment::of(path)?] };
+            for segment in segments {
+                let metadata = match &segment.held {
+                    Some(file) => file.metadata(),
+                    None => fs::metadata(&segment.path),
+                };
+                // One file given twice would count its flows twice.
+                if metadata.is_ok_and(|metadata| !seen.insert((metadata.dev(), metadata.ino()))) {
+                    continue;
+                }
+                log.octets += segment.octets;
+                log.segments.push(segment);
+            }
+        }
+        Ok(log)
+    }
+
+    /// Reads everything, whatever the indexes say.
+    #[must_use]
+    pub const fn without_indexes(mut self) -> Self {
+        self.use_index = false;
+        self
+    }
+
+    /// Octets on the disk.
+    #[must_use]
+    pub const fn octets(&self) -> u64 {
+        self.octets
+    }
+
+    /// Files.
+    #[must_use]
+    pub const fn files(&self) -> usize {
+        self.segments.len()
+    }
+
+    pub(super) fn path(&self, segment: usize) -> &Path {
+        self.segments.get(segment).map_or(Path::new(""), |segment| &segment.path)
+    }
+
+    pub(super) fn chunks<'a>(&'a self, wanted: &'a dyn Fn(&Contents) -> bool) -> Chunks<'a> {
+        Chunks {
+            log: self,
+            wanted,
+            next: 0,
+            segment: 0,
+            state: State::Done,
+            offset: 0,
+            line: 0,
+            passed: 0,
+            unwanted: 0,
+            notices: Vec::new(),
+        }
+    }
+
+    /// The number of the line at this place of a segment, from 1; reads the segment up to there.
+    pub(super) fn line_at(&self, segment: usize, offset: u64) -> Option<u64> {
+        let segment = self.segments.get(segment)?;
+        let mut from: Box<dyn Read> = match segment.open().ok()? {
+            (file, false) => Box::new(ReadAt { file, at: 0 }),
+            (file, true) => Box::new(zstd::stream::read::Decoder::new(ReadAt { file, at: 0 }).ok()?),
+        };
+        let (mut left, mut lines, mut buffer) = (offset, 1, vec![0; CHUNK]);
+        while left > 0 {
+            let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let read = from.read(buffer.get_mut(..most)?).ok().filter(|read| *read > 0)?;
+            lines += memchr::memchr_iter(b'\n', buffer.get(..read)?).count() as u64;
+            left -= read as u64;
+        }
+        Some(lines)
+    }
+}
+
+/// The segments of a folder: the file that is written to is opened first, since it may be rotated while we look.
+fn segments_of(folder: &Path, name: &'static str) -> Result<Vec<Segment>, StoreError> {
+    let failed = |error| StoreError::Read { path: folder.to_owned(), error };
+    let growing = match Segment::of(&folder.join(format!("{name}.ndjson"))) {
+        Ok(segment) => Some(segment),
+        Err(StoreError::Read { error, .. }) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?.file_name();
+        let Some(entry) = entry.to_str() else { continue };
+        let stem = entry.strip_suffix(".zst").unwrap_or(entry).strip_suffix(".ndjson");
+        if let Some(stem) = stem.filter(|stem| stem.strip_prefix(name).is_some_and(|rest| rest.starts_with('-'))) {
+            names.insert(stem.to_owned());
+        }
+    }
+    let mut segments = Vec::new();
+    for stem in names {
+        segments.push(Segment::of(&folder.join(stem + ".ndjson"))?);
+    }
+    if let Some(growing) = growing {
+        let held = growing.held.as_ref().and_then(|file| file.metadata().ok());
+        let is_same = |segment: &Segment| {
+            let other = segment.held.as_ref().and_then(|file| file.metadata().ok());
+            held.as_ref().zip(other).is_some_and(|(one, other)| (one.dev(), one.ino()) == (other.dev(), other.ino()))
+        };
+        // Without a name it has been compressed meanwhile, and is among the others.
+        if held.as_ref().is_none_or(|held| held.nlink() > 0) && !segments.iter().any(is_same) {
+            segments.push(growing);
+        }
+    }
+    if segments.is_empty() {
+        return Err(StoreError::NoLog { folder: folder.to_owned(), name });
+    }
+    Ok(segments)
+}
+
+impl Segment {
+    /// A segment by its name; of one that is both there and compressed, the archive.
+    fn of(path: &Path) -> Result<Self, StoreError> {
+        let is_archive = |path: &Path| path.extension().is_some_and(|extension| extension == "zst");
+        let failed = |error| StoreError::Read { path: path.to_owned(), error };
+        let archive = if is_archive(path) { path.to_owned() } else { archive_of(path) };
+        if let Ok(metadata) = fs::metadata(&archive) {
+            return Ok(Self { path: archive, held: None, octets: metadata.len() });
+        }
+        match File::open(path) {
+            Ok(file) => {
+                let octets = file.metadata().map_err(failed)?.len();
+                Ok(Self { path: path.to_owned(), held: Some(Arc::new(file)), octets })
+            }
+            // Compressed between the two looks.
+            Err(error) => match fs::metadata(&archive) {
+                Ok(metadata) => Ok(Self { path: archive, held: None, octets: metadata.len() }),
+                Err(_) => Err(failed(error)),
+            },
+        }
+    }
+
+    /// The file, and whether it is compressed.
+    fn open(&self) -> io::Result<(Arc<File>, bool)> {
+        match &self.held {
+            Some(file) => Ok((Arc::clone(file), false)),
+            None => Ok((Arc::new(File::open(&self.path)?), true)),
+        }
+    }
+}
+
+/// Some whole lines, not yet read.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    pub segment: usize,
+    /// Where it begins in the segment, decompressed.
+    pub offset: u64,
+    /// Number of its first line, from 1, where that is known without counting.
+    pub first_line: Option<u64>,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    Plain { file: Arc<File>, octets: usize },
+    Frame { file: Arc<File>, at: u64, octets: usize, plain_octets: usize },
+    Lines(Vec<u8>),
+}
+
+/// What is read into again and again.
+#[derive(Default)]
+pub(super) struct Buffers {
+    lines: Vec<u8>,
+    compressed: Vec<u8>,
+    decompressor: Option<Decompressor<'static>>,
+}
+
+impl Chunk {
+    /// Whether the lines are held in memory: there is no way to read them again by themselves.
+    pub(super) const fn held(&self) -> Option<&Vec<u8>> {
+        if let Source::Lines(lines) = &self.source { Some(lines) } else { None }
+    }
+
+    /// The same place without its lines.
+    pub(super) const fn emptied(&self) -> Self {
+        let Self { segment, offset, first_line, .. } = *self;
+        Self { segment, offset, first_line, source: Source::Lines(Vec::new()) }
+    }
+
+    pub(super) fn read<'a>(&'a self, buffers: &'a mut Buffers) -> io::Result<&'a [u8]> {
+        let Buffers { lines, compressed, decompressor } = buffers;
+        match &self.source {
+            Source::Lines(lines) => return Ok(lines),
+            Source::Plain { file, octets } => {
+                lines.resize(*octets, 0);
+                file.read_exact_at(lines, self.offset)?;
+            }
+            Source::Frame { file, at, octets, plain_octets } => {
+                compressed.resize(*octets, 0);
+                file.read_exact_at(compressed, *at)?;
+                lines.clear();
+                lines.reserve(*plain_octets);
+                let decompressor = match decompressor {
+                    Some(decompressor) => decompressor,
+                    None => decompressor.insert(Decompressor::new()?),
+                };
+                decompressor.decompress_to_buffer(compressed, lines)?;
+                if lines.len() != *plain_octets {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "the index gives another length"));
+                }
+            }
+        }
+        Ok(lines)
+    }
+}
+
+/// Octets that one chunk has, about.
+const CHUNK: usize = 1 << 20;
+/// A frame of more is none of ours: its archive is read without the index.
+const LARGEST_FRAME: u64 = 32 << 20;
+
+/// The chunks of a log.
+pub(super) struct Chunks<'a> {
+    log: &'a Log,
+    wanted: &'a dyn Fn(&Contents) -> bool,
+    next: usize,
+    segment: usize,
+    state: State,
+    offset: u64,
+    line: u64,
+    /// Octets on the disk that are behind us.
+    pub passed: u64,
+    /// Frames, or whole archives, that were passed over.
+    pub unwanted: u64,
+    /// What went otherwise than planned, and did no harm.
+    pub notices: Vec<String>,
+}
+
+enum State {
+    Done,
+    Plain { file: Arc<File>, octets: u64 },
+    Frames { file: Arc<File>, frames: std::vec::IntoIter<Frame> },
+    Stream { from: zstd::stream::read::Decoder<'static, BufReader<ReadAt>>, rest: Vec<u8> },
+}
+
+/// A file that cannot be read from some place on.
+#[derive(Debug)]
+pub(super) struct Broken {
+    pub segment: usize,
+    pub offset: u64,
+    pub error: io::Error,
+}
+
+impl Iterator for Chunks<'_> {
+    type Item = Result<Chunk, Broken>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            match self.advance() {
+                Ok(Some(chunk)) => return Some(Ok(chunk)),
+                Ok(None) => {
+                    let segment = self.log.segments.get(self.next)?;
+                    (self.segment, self.next, self.offset, self.line) = (self.next, self.next + 1, 0, 1);
+                    self.passed = self.log.segments.iter().take(self.segment).map(|segment| segment.octets).sum();
+                    match self.begin(segment) {
+                        Ok(state) => self.state = state,
+                        Err(error) => return Some(Err(self.broken(error))),
+                    }
+                }
+                Err(error) => {
+                    self.state = State::Done;
+                    return Some(Err(self.broken(error)));
+                }
+            }
+        }
+    }
+}
+
+impl Chunks<'_> {
+    const fn broken(&self, error: io::Error) -> Broken {
+        Broken { segment: self.segment, offset: self.offset, error }
+    }
+
+    fn begin(&mut self, segment: &Segment) -> io::Result<State> {
+        let (file, is_archive) = segment.open()?;
+        if !is_archive {
+            return Ok(State::Plain { file, octets: segment.octets });
+        }
+        if self.log.use_index {
+            let index = Index::open(&segment.path);
+            match &index {
+                Ok(index) if !(self.wanted)(&index.header.contents) => {
+                    self.unwanted += 1;
+                    return Ok(State::Done);
+                }
+                _ => {}
+            }
+            let frames = index.and_then(Index::frames).and_then(|frames| {
+                let is_ours = frames.iter().all(|frame| frame.plain_octets.max(frame.octets) <= LARGEST_FRAME);
+                if is_ours { Ok(frames) } else { Err(io::Error::new(io::ErrorKind::InvalidData, "frames too large")) }
+            });
+            match frames {
+                Ok(frames) => return Ok(State::Frames { file, frames: frames.into_iter() }),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    let path = segment.path.display();
+                    self.notices
+                        .push(format!("{path}: its index is of no use ({error}): read without it, which takes longer"));
+                }
+            }
+        }
+        let from = zstd::stream::read::Decoder::new(ReadAt { file, at: 0 })?;
+        Ok(State::Stream { from, rest: Vec::new() })
+    }
+
+    fn advance(&mut self) -> io::Result<Option<Chunk>> {
+        let (segment, offset, first_line) = (self.segment, self.offset, self.line);
+        let chunk = |source, first_line| Some(Chunk { segment, offset, first_line, source });
+        match &mut self.state {
+            State::Done => Ok(None),
+            State::Plain { file, octets } => {
+                let end = line_end(file, offset, *octets)?;
+                if end == offset {
+                    return Ok(None);
+                }
+                self.offset = end;
+                self.passed += end - offset;
+                let octets = usize::try_from(end - offset).unwrap_or(usize::MAX);
+                Ok(chunk(Source::Plain { file: Arc::clone(file), octets }, (offset == 0).then_some(1)))
+            }
+            State::Frames { file, frames } => {
+                for frame in frames {
+                    let offset = self.offset;
+                    let line = self.line;
+                    self.offset += frame.plain_octets;
+                    self.line += frame.contents.lines;
+                    self.passed += frame.octets;
+                    if (self.wanted)(&frame.contents) {
+                        let source = Source::Frame {
+                            file: Arc::clone(file),
+                            at: frame.offset,
+                            octets: usize::try_from(frame.octets).unwrap_or(usize::MAX),
+                            plain_octets: usize::try_from(frame.plain_octets).unwrap_or(usize::MAX),
+                        };
+                        return Ok(Some(Chunk { segment, offset, first_line: Some(line), source }));
+                    }
+                    self.unwanted += 1;
+                }
+                Ok(None)
+            }
+            State::Stream { from, rest } => {
+                let mut lines = std::mem::take(rest);
+                let outcome = from.by_ref().take(CHUNK as u64).read_to_end(&mut lines);
+                self.passed = self.log.segments.iter().take(segment).map(|segment| segment.octets).sum::<u64>()
+                    + from.get_ref().get_ref().at;
+                match (outcome, memchr::memrchr(b'\n', &lines)) {
+                    // What came before the damage is whole.
+                    (Err(error), last) if last.is_none() || lines.is_empty() => return Err(error),
+                    (Err(_), Some(last)) => lines.truncate(last + 1),
+                    (Ok(0), _) if lines.is_empty() => return Ok(None),
+                    (Ok(0), _) => {}
+                    (Ok(_), Some(last)) => *rest = lines.split_off(last + 1),
+                    // A line longer than a chunk.
+                    (_, None) => {
+                        *rest = lines;
+                        return if rest.len() as u64 > LARGEST_FRAME {
+                            Err(io::Error::new(io::ErrorKind::InvalidData, "a line without an end"))
+                        } else {
+                            self.advance()
+                        };
+                    }
+                }
+                self.offset += lines.len() as u64;
+                self.line += memchr::memchr_iter(b'\n', &lines).count() as u64;
+                Ok(chunk(Source::Lines(lines), Some(first_line)))
+            }
+        }
+    }
+}
+
+/// Where the lines that begin in the next chunk end.
+fn line_end(file: &File, from: u64, octets: u64) -> io::Result<u64> {
+    let mut at = from + CHUNK as u64;
+    let mut look = [0; 4096];
+    while at < octets && at - from <= LARGEST_FRAME {
+        let read = file.read_at(&mut look, at - 1)?;
+        match memchr::memchr(b'\n', look.get(..read).unwrap_or_default()) {
+            Some(found) => return Ok((at + found as u64).min(octets)),
+            None if read == 0 => break,
+            None => at += read as u64,
+        }
+    }
+    Ok(at.min(octets))
+}
+
+/// Reads a file from its beginning, wherever others who share it are.
+struct ReadAt {
+    file: Arc<File>,
+    at: u64,
+}
+
+impl Read for ReadAt {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buffer, self.at)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
