@@ -486,8 +486,8 @@ mod tests {
     }
 
     fn write(path: &Path, from: u32, to: u32) {
-        let lines: String = (from..to).map(|number| format!("{{\"n\":{number}}}\n")).collect();
-        fs::write(path, lines).unwrap();
+        let lines: Vec<_> = (from..to).map(|number| format!("{{\"n\":{number}}}\n")).collect();
+        fs::write(path, lines.concat()).unwrap();
     }
 
     /// Three segments, the middle one compressed, the last one written to.
