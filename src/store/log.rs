@@ -72,12 +72,8 @@ impl Log {
             let metadata = fs::metadata(path).map_err(|error| StoreError::Read { path: path.clone(), error })?;
             let segments = if metadata.is_dir() { segments_of(path, name)? } else { vec![Segment::of(path)?] };
             for segment in segments {
-                let metadata = match &segment.held {
-                    Some(file) => file.metadata(),
-                    None => fs::metadata(&segment.path),
-                };
                 // One file given twice would count its flows twice.
-                if metadata.is_ok_and(|metadata| !seen.insert((metadata.dev(), metadata.ino()))) {
+                if segment.metadata().is_ok_and(|metadata| !seen.insert((metadata.dev(), metadata.ino()))) {
                     continue;
                 }
                 log.octets += segment.octets;
@@ -129,8 +125,8 @@ impl Log {
     pub(super) fn line_at(&self, segment: usize, offset: u64) -> Option<u64> {
         let segment = self.segments.get(segment)?;
         let mut from: Box<dyn Read> = match segment.open().ok()? {
-            (file, false) => Box::new(ReadAt { file, at: 0 }),
-            (file, true) => Box::new(zstd::stream::read::Decoder::new(ReadAt { file, at: 0 }).ok()?),
+            (file, None) => Box::new(ReadAt { file, at: 0 }),
+            (file, Some(_)) => Box::new(zstd::stream::read::Decoder::new(ReadAt { file, at: 0 }).ok()?),
         };
         let (mut left, mut lines, mut buffer) = (offset, 1, vec![0; CHUNK]);
         while left > 0 {
@@ -146,10 +142,11 @@ impl Log {
 /// The segments of a folder: the file that is written to is opened first, since it may be rotated while we look.
 fn segments_of(folder: &Path, name: &'static str) -> Result<Vec<Segment>, StoreError> {
     let failed = |error| StoreError::Read { path: folder.to_owned(), error };
-    let growing = match Segment::of(&folder.join(format!("{name}.ndjson"))) {
-        Ok(segment) => Some(segment),
-        Err(StoreError::Read { error, .. }) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error),
+    let path = folder.join(format!("{name}.ndjson"));
+    let growing = match File::open(&path) {
+        Ok(file) => Some(file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(StoreError::Read { path, error }),
     };
     let mut names = BTreeSet::new();
     for entry in fs::read_dir(folder).map_err(failed)? {
@@ -164,15 +161,14 @@ fn segments_of(folder: &Path, name: &'static str) -> Result<Vec<Segment>, StoreE
     for stem in names {
         segments.push(Segment::of(&folder.join(stem + ".ndjson"))?);
     }
-    if let Some(growing) = growing {
-        let held = growing.held.as_ref().and_then(|file| file.metadata().ok());
+    if let Some(file) = growing {
+        let metadata = file.metadata().map_err(|error| StoreError::Read { path: path.clone(), error })?;
         let is_same = |segment: &Segment| {
-            let other = segment.held.as_ref().and_then(|file| file.metadata().ok());
-            held.as_ref().zip(other).is_some_and(|(one, other)| (one.dev(), one.ino()) == (other.dev(), other.ino()))
+            segment.metadata().is_ok_and(|other| (metadata.dev(), metadata.ino()) == (other.dev(), other.ino()))
         };
         // Without a name it has been compressed meanwhile, and is among the others.
-        if held.as_ref().is_none_or(|held| held.nlink() > 0) && !segments.iter().any(is_same) {
-            segments.push(growing);
+        if metadata.nlink() > 0 && !segments.iter().any(is_same) {
+            segments.push(Segment { path, held: Some(Arc::new(file)), octets: metadata.len() });
         }
     }
     if segments.is_empty() {
@@ -184,32 +180,42 @@ fn segments_of(folder: &Path, name: &'static str) -> Result<Vec<Segment>, StoreE
 impl Segment {
     /// A segment by its name; of one that is both there and compressed, the archive.
     fn of(path: &Path) -> Result<Self, StoreError> {
-        let is_archive = |path: &Path| path.extension().is_some_and(|extension| extension == "zst");
-        let failed = |error| StoreError::Read { path: path.to_owned(), error };
-        let archive = if is_archive(path) { path.to_owned() } else { archive_of(path) };
-        if let Ok(metadata) = fs::metadata(&archive) {
-            return Ok(Self { path: archive, held: None, octets: metadata.len() });
-        }
-        match File::open(path) {
-            Ok(file) => {
-                let octets = file.metadata().map_err(failed)?.len();
-                Ok(Self { path: path.to_owned(), held: Some(Arc::new(file)), octets })
-            }
-            // Compressed between the two looks.
-            Err(error) => match fs::metadata(&archive) {
-                Ok(metadata) => Ok(Self { path: archive, held: None, octets: metadata.len() }),
-                Err(_) => Err(failed(error)),
-            },
+        let archive = archive_of(path);
+        let is_archived = !is_archive(path) && archive.exists();
+        let path = if is_archived { archive } else { path.to_owned() };
+        let mut segment = Self { path, held: None, octets: 0 };
+        segment.octets =
+            segment.metadata().map_err(|error| StoreError::Read { path: segment.path.clone(), error })?.len();
+        Ok(segment)
+    }
+
+    fn metadata(&self) -> io::Result<fs::Metadata> {
+        match &self.held {
+            Some(file) => file.metadata(),
+            // Compressed since we looked.
+            None => fs::metadata(&self.path).or_else(|_| fs::metadata(archive_of(&self.path))),
         }
     }
 
-    /// The file, and whether it is compressed.
-    fn open(&self) -> io::Result<(Arc<File>, bool)> {
-        match &self.held {
-            Some(file) => Ok((Arc::clone(file), false)),
-            None => Ok((Arc::new(File::open(&self.path)?), true)),
+    /// The file, and of an archive the path.
+    fn open(&self) -> io::Result<(Arc<File>, Option<PathBuf>)> {
+        if let Some(file) = &self.held {
+            return Ok((Arc::clone(file), None));
+        }
+        match File::open(&self.path) {
+            Ok(file) => Ok((Arc::new(file), is_archive(&self.path).then(|| self.path.clone()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let archive = archive_of(&self.path);
+                let file = File::open(&archive).map_err(|_| error)?;
+                Ok((Arc::new(file), Some(archive)))
+            }
+            Err(error) => Err(error),
         }
     }
+}
+
+fn is_archive(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "zst")
 }
 
 /// Some whole lines, not yet read.
@@ -345,12 +351,10 @@ impl Chunks<'_> {
     }
 
     fn begin(&mut self, segment: &Segment) -> io::Result<State> {
-        let (file, is_archive) = segment.open()?;
-        if !is_archive {
-            return Ok(State::Plain { file, octets: segment.octets });
-        }
+        let (file, archive) = segment.open()?;
+        let Some(archive) = archive else { return Ok(State::Plain { file, octets: segment.octets }) };
         if self.log.use_index {
-            let index = Index::open(&segment.path);
+            let index = Index::open(&archive);
             match &index {
                 Ok(index) if !(self.wanted)(&index.header.contents) => {
                     self.unwanted += 1;
@@ -366,7 +370,7 @@ impl Chunks<'_> {
                 Ok(frames) => return Ok(State::Frames { file, frames: frames.into_iter() }),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
-                    let path = segment.path.display();
+                    let path = archive.display();
                     self.notices
                         .push(format!("{path}: its index is of no use ({error}): read without it, which takes longer"));
                 }
@@ -467,5 +471,84 @@ impl Read for ReadAt {
         let read = self.file.read_at(buffer, self.at)?;
         self.at += read as u64;
         Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::archive::compress;
+
+    fn lines(log: &Log) -> Vec<u8> {
+        let mut buffers = Buffers::default();
+        let all = |_: &Contents| true;
+        log.chunks(&all).flat_map(|chunk| chunk.unwrap().read(&mut buffers).unwrap().to_vec()).collect()
+    }
+
+    fn write(path: &Path, from: u32, to: u32) {
+        let lines: Vec<_> = (from..to).map(|number| format!("{{\"n\":{number}}}\n")).collect();
+        fs::write(path, lines.concat()).unwrap();
+    }
+
+    /// Three segments, the middle one compressed, the last one written to.
+    fn folder() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        write(&path("linewarden-20261127T000000Z-000001.ndjson"), 0, 200_000);
+        write(&path("linewarden-20261127T010000Z-000002.ndjson"), 200_000, 300_000);
+        write(&path("linewarden.ndjson"), 300_000, 310_000);
+        let plain = path("linewarden-20261127T000000Z-000001.ndjson");
+        compress(&path("linewarden-20261127T010000Z-000002.ndjson")).unwrap();
+        (folder, plain)
+    }
+
+    fn expected() -> Vec<u8> {
+        (0..310_000).flat_map(|number| format!("{{\"n\":{number}}}\n").into_bytes()).collect()
+    }
+
+    #[test]
+    fn segments_are_read_in_order_and_whole() {
+        let (folder, _) = folder();
+        let log = Log::open(&[folder.path().to_owned()], FLOW_LOG).unwrap();
+        assert_eq!(log.files(), 3);
+        assert!(lines(&log) == expected());
+        assert!(lines(&log.without_indexes()) == expected());
+    }
+
+    #[test]
+    fn what_is_rotated_and_compressed_meanwhile_is_read_once() {
+        let (folder, plain) = folder();
+        let log = Log::open(&[folder.path().to_owned()], FLOW_LOG).unwrap();
+        compress(&plain).unwrap();
+        let rotated = folder.path().join("linewarden-20261127T020000Z-000003.ndjson");
+        fs::rename(folder.path().join("linewarden.ndjson"), &rotated).unwrap();
+        write(&folder.path().join("linewarden.ndjson"), 400_000, 400_001);
+        compress(&rotated).unwrap();
+        assert!(lines(&log) == expected());
+    }
+
+    #[test]
+    fn every_chunk_is_whole_lines_and_its_number_is_right() {
+        let (folder, _) = folder();
+        let log = Log::open(&[folder.path().to_owned()], FLOW_LOG).unwrap();
+        let all = |_: &Contents| true;
+        let mut buffers = Buffers::default();
+        for chunk in log.chunks(&all) {
+            let chunk = chunk.unwrap();
+            let number = log.line_at(chunk.segment, chunk.offset).unwrap();
+            assert!(chunk.first_line.is_none_or(|first| first == number));
+            let first: u64 = [0, 200_000, 300_000][chunk.segment];
+            let lines = chunk.read(&mut buffers).unwrap();
+            assert!(lines.starts_with(format!("{{\"n\":{}}}\n", first + number - 1).as_bytes()));
+            assert_eq!(lines.last(), Some(&b'\n'));
+        }
+    }
+
+    #[test]
+    fn a_folder_without_a_log_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("sensor.ndjson"), "").unwrap();
+        let error = Log::open(&[folder.path().to_owned()], FLOW_LOG).unwrap_err();
+        assert!(matches!(error, StoreError::NoLog { .. }), "{error}");
     }
 }
