@@ -394,6 +394,18 @@ fn a_cut_tail_shows_by_the_heads_that_were_kept() {
     assert!(finding.text.contains("as the sensor noticed itself"), "{finding}");
 }
 
+/// Seals that a crash left without a whole line look like emptied ones: what tells them apart is kept elsewhere.
+#[test]
+fn an_emptied_segment_shows_by_the_heads_that_were_kept() {
+    let folder = written(&small_segments());
+    for suffix in ["seals", "ndjson"] {
+        fs::write(live(folder.path(), suffix), "").unwrap();
+    }
+    assert!(verified(folder.path(), false).is_whole);
+    let report = verified(folder.path(), true);
+    assert_eq!(only(&report).what, What::Cut);
+}
+
 #[test]
 fn a_log_written_anew_with_another_key_is_not_the_sensors() {
     let folder = written(&small_segments());

@@ -20,8 +20,8 @@ use crate::time::Timestamp;
 pub const DATA: &str = "ndjson";
 /// Behind a log's name: their seals.
 pub const SEALS: &str = "seals";
-/// A line of seals is no longer.
-const MAX_LINE: u64 = 8192;
+/// A line of seals is no longer, octets.
+pub const MAX_LINE: u64 = 8192;
 
 /// What a folder holds of one log.
 #[derive(Clone, Debug, Default)]

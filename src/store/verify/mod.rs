@@ -105,6 +105,13 @@ fn verify_log(folder: &Path, log: String, means: &Means<'_>) -> Result<Report, V
     Ok(this.report)
 }
 
+/// Whether a file of seals has no whole line yet: a crash came before the first one of the segment that was begun. Where it was
+/// emptied, heads that were kept know of more seals.
+fn is_begun(path: &Path) -> bool {
+    let is_short = std::fs::metadata(path).is_ok_and(|metadata| metadata.len() <= segments::MAX_LINE);
+    is_short && std::fs::read(path).is_ok_and(|octets| !octets.contains(&b'\n'))
+}
+
 impl Verification<'_> {
     fn say(&mut self, segment: Option<u64>, file: Option<&Path>, finding: Finding) {
         self.report.findings.push(Finding { segment, file: file.map(Path::to_owned), ..finding });
@@ -189,7 +196,7 @@ impl Verification<'_> {
         });
         if let Err(error) = read {
             self.say(named, Some(path), Finding::new(What::Unreadable, format!("its seals cannot be read: {error}")));
-        } else if claim.is_none() {
+        } else if claim.is_none() && !(named.is_none() && is_begun(path)) {
             let text = "there is no seal in the file: emptied, or overwritten";
             self.say(named, Some(path), Finding::new(What::MissingSeals, text));
         }
