@@ -20,7 +20,9 @@ fn records() -> Vec<Record> {
     for name in ["wireguard-port-51820", "benign-dnsmasq-dns", "esp-ip", "gre-ip"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/captures").join(name).join("expected.ndjson");
         let text = std::fs::read_to_string(path).unwrap();
-        records.extend(text.lines().map(|line| serde_json::from_str::<Record>(line).unwrap()));
+        // The first line counts the calls of detectors.
+        let lines = text.lines().filter(|line| line.contains("\"version\":"));
+        records.extend(lines.map(|line| serde_json::from_str::<Record>(line).unwrap()));
     }
     records
 }
