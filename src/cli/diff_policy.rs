@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, BufWriter, Write};
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,7 +17,7 @@ use crate::flow::FlowId;
 use crate::policy::{KeyState, Label, Policy, Reason, Verdict};
 use crate::record::Record;
 use crate::sink::table::{endpoint, plain, protocol};
-use crate::store::{Asked, Rows, scan};
+use crate::store::Rows;
 use crate::time::Timestamp;
 
 /// Arguments of the command.
@@ -115,19 +114,19 @@ struct Found {
 }
 
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
-    let config = options.config.as_deref().map_or_else(|| Ok(Config::default()), Config::load)?;
+    let config = Config::load_or_default(options.config.as_deref())?;
     let selection = options.range.selection(options.last.as_deref())?;
     let [old, new] = [Side::load(&options.old, &config), Side::load(&options.new, &config)];
     let (old, new) = (old?, new?);
     let log = source::open(&options.log, options.config.as_deref())?;
-    let bar = source::progress(&log, options.quiet);
     let has_lines = [&old, &new].into_iter().any(|side| side.judge(&"".into()).policy.plain_needs_judging());
     let mut found = Found::default();
     let mut out = Output::new(options.format)?;
-    let mut failed = None;
-    let report = scan(
+    let report = source::read(
         &log,
-        &Asked { selection: &selection, rows: Rows::Flows, progress: &|passed| bar.set_position(passed) },
+        &selection,
+        Rows::Flows,
+        options.quiet,
         Found::default,
         |part, line, raw| {
             part.flows += 1;
@@ -139,22 +138,13 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
                 }
             }
         },
-        |part| match out.write(&part.changes) {
-            Ok(()) => {
-                found.join(part);
-                ControlFlow::Continue(())
-            }
-            Err(error) => {
-                failed = Some(error);
-                ControlFlow::Break(())
-            }
+        |part| {
+            out.write(&part.changes)?;
+            found.join(part);
+            Ok(())
         },
-    );
-    bar.finish_and_clear();
-    match failed {
-        Some(error) => return Err(error.into()),
-        None => out.finish()?,
-    }
+    )?;
+    out.finish()?;
     source::tell(&report?);
     if !options.quiet {
         let _ = found.summary(&mut io::stderr().lock());

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,7 +19,7 @@ use crate::flow::{Direction, FlowId};
 use crate::policy::{Approval, Candidate, Policy, Reason, Subject};
 use crate::record::{Kind, Record};
 use crate::sink::table::{endpoint, plain, protocol};
-use crate::store::{Asked, Rows, Selection, scan};
+use crate::store::{Rows, Selection};
 use crate::time::Timestamp;
 
 /// Arguments of the command.
@@ -102,23 +101,21 @@ fn replayed(
 
 fn logged(options: &Options, wanted: &Selector) -> Result<(Histories, Result<(), Failure>), Failure> {
     let log = source::open(&options.log, None)?;
-    let bar = source::progress(&log, false);
     let mut histories = Histories::new();
-    let selection = wanted.selection();
-    let rows = Rows::Records(Kind::ALL.to_vec());
-    let report = scan(
+    let report = source::read(
         &log,
-        &Asked { selection: &selection, rows, progress: &|passed| bar.set_position(passed) },
+        &wanted.selection(),
+        Rows::Records(Kind::ALL.to_vec()),
+        false,
         Vec::new,
         |found: &mut Vec<Record>, _, raw| {
             found.extend(serde_json::from_slice(raw).ok().filter(|record| wanted.matches(record)));
         },
         |found| {
             found.into_iter().for_each(|record| keep(&mut histories, record));
-            ControlFlow::Continue(())
+            Ok(())
         },
-    );
-    bar.finish_and_clear();
+    )?;
     source::tell(&report?);
     Ok((histories, Ok(())))
 }

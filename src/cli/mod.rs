@@ -97,7 +97,7 @@ struct Sources {
 
 impl Sources {
     fn config(&self) -> Result<Config, ConfigError> {
-        let mut config = self.config.as_deref().map_or_else(|| Ok(Config::default()), Config::load)?;
+        let mut config = Config::load_or_default(self.config.as_deref())?;
         if let Some(folder) = &self.approvals {
             config.policy.approvals = Some(folder.clone());
         }

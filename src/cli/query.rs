@@ -5,7 +5,6 @@ pub(super) mod source;
 pub(super) mod when;
 
 use std::net::IpAddr;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -19,7 +18,7 @@ use crate::detect::Protocol;
 use crate::flow::{CommunityId, FlowId};
 use crate::policy::{Label, Reason};
 use crate::record::Kind;
-use crate::store::{Asked, Field, Rows, Selection, scan};
+use crate::store::{Field, Rows, Selection};
 
 /// Arguments of the command.
 #[derive(Debug, Args)]
@@ -158,29 +157,18 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     if options.no_index {
         log = log.without_indexes();
     }
-    let bar = source::progress(&log, options.quiet);
     let mut answer = Answer::new(options, &rows);
     let plan = answer.plan();
-    let asked = Asked { selection: &selection, rows, progress: &|passed| bar.set_position(passed) };
-    let mut failed = None;
-    let report = scan(
+    let report = source::read(
         &log,
-        &asked,
+        &selection,
+        rows,
+        options.quiet,
         || plan.part(),
         |part, line, raw| plan.take(part, line, raw),
-        |part| match answer.merge(part) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                failed = Some(error);
-                ControlFlow::Break(())
-            }
-        },
-    );
-    bar.finish_and_clear();
-    match failed {
-        Some(error) => return Err(error.into()),
-        None => answer.finish()?,
-    }
+        |part| answer.merge(part),
+    )?;
+    answer.finish()?;
     source::tell(&report?);
     Ok(())
 }

@@ -48,7 +48,7 @@ struct Json<'a> {
 }
 
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
-    let config = options.config.as_deref().map_or_else(|| Ok(Config::default()), Config::load)?;
+    let config = Config::load_or_default(options.config.as_deref())?;
     let folder = options.folder.clone().unwrap_or_else(|| config.log_folder());
     // The name of the folder decides where its state is: as the sensor was started, not as it was typed here.
     let state = config.state_folder(&std::fs::canonicalize(&folder).unwrap_or_else(|_| folder.clone()));

@@ -32,8 +32,12 @@ pub struct StateConfig {
     pub dir: Option<PathBuf>,
 }
 
-/// Where the system keeps the log, and the state of who writes it there.
-const SYSTEM_FOLDERS: [&str; 2] = ["/var/log/linewarden", "/var/lib/linewarden"];
+/// Where the log is if no setting names a folder: where the system keeps it, else in the working folder.
+pub const LOG_FOLDERS: [&str; 2] = ["/var/log/linewarden", "linewarden-log"];
+/// Where the system keeps the state of who writes the log there.
+pub const STATE_FOLDER: &str = "/var/lib/linewarden";
+/// What the service manager makes for the daemon.
+pub const RUN_FOLDER: &str = "/run/linewarden";
 
 impl LogConfig {
     pub(super) fn take(&mut self, section: &Section<'_, '_>) {
@@ -77,8 +81,8 @@ impl Config {
         if let Some(folder) = &self.records.dir {
             return folder.clone();
         }
-        let [system, _] = SYSTEM_FOLDERS.map(Path::new);
-        if may_write(system) { system.into() } else { "linewarden-log".into() }
+        let [system, working] = LOG_FOLDERS.map(Path::new);
+        if may_write(system) { system.into() } else { working.into() }
     }
 
     /// The folder of the state of a log in `log`: the setting; else, for a log where the system keeps it,
@@ -89,7 +93,7 @@ impl Config {
         if let Some(folder) = &self.state.dir {
             return folder.clone();
         }
-        let [system_log, system_state] = SYSTEM_FOLDERS.map(Path::new);
+        let (system_log, system_state) = (Path::new(LOG_FOLDERS[0]), Path::new(STATE_FOLDER));
         if log == system_log && may_write(system_state) { system_state.into() } else { log.join("state") }
     }
 }

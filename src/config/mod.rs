@@ -14,7 +14,7 @@ mod settings;
 pub use approvals::Approvals;
 pub use decapsulate::mirror_name;
 pub use filter::{FilterError, Instruction, parse_filter};
-pub use log::{LogConfig, StateConfig};
+pub use log::{LOG_FOLDERS, LogConfig, RUN_FOLDER, STATE_FOLDER, StateConfig};
 pub use sandbox::SandboxConfig;
 pub use service::{ControlConfig, Listen, MAX_SOCKET_PATH, MetricsConfig, Origin};
 pub use settings::{APPROVAL_FOLDERS, no_approvals};
@@ -156,6 +156,11 @@ pub struct RecordsConfig {
 pub struct ConfigError(pub String);
 
 impl Config {
+    /// The settings of a file, if one is named, else the built-in ones.
+    pub fn load_or_default(path: Option<&Path>) -> Result<Self, ConfigError> {
+        path.map_or_else(|| Ok(Self::default()), Self::load)
+    }
+
     /// Reads and checks a file; the error names everything that is wrong with it.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = read(path)?;

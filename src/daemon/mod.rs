@@ -47,9 +47,10 @@ use crate::capture::{
 use crate::config::{Backend, Config, ConfigError, Origin, no_approvals};
 use crate::policy::Policy;
 use crate::sink::live::LiveView;
-use crate::sink::sealed::{LogError, SealedLog};
+use crate::sink::sealed::{LogError, SealedLog, segments};
 use crate::sink::sensor::What;
 use crate::sink::usage::Usage;
+use crate::store::FLOW_LOG;
 
 /// Why the daemon did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -121,8 +122,6 @@ pub fn run(config: &Config, origin: &Origin) -> Result<(), DaemonError> {
     runtime.block_on(serve(config, origin, signals, opened))
 }
 
-/// Name of the log of records: `linewarden.ndjson` in its folder.
-pub const LOG: &str = "linewarden";
 /// The summary's.
 pub const SUMMARY_FILE: &str = "summary.json";
 /// Name of the log of what the sensor says of itself.
@@ -134,7 +133,7 @@ async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: O
     let sensor = config.sensor_name();
     // They have threads of their own, which are to be in the sandbox.
     let open = |name| SealedLog::open(&folder, name, &state, &config.records.log, clock());
-    let (log, sensor_log) = (open(LOG)?, open(SENSOR_LOG)?);
+    let (log, sensor_log) = (open(FLOW_LOG)?, open(SENSOR_LOG)?);
     let [log_path, sensor_path] = [&log, &sensor_log].map(|log| log.path().to_owned());
     let interval = config.records.log.sync_interval;
     let (live, usage) = (Arc::<LiveView>::default(), Arc::<Usage>::default());
@@ -255,7 +254,7 @@ impl Opened {
         let folder = config.log_folder();
         let state = config.state_folder(&folder);
         let made = std::fs::create_dir_all(&folder);
-        made.map_err(|source| LogError::Records { path: folder.join(LOG).with_extension("ndjson"), source })?;
+        made.map_err(|source| LogError::Records { path: segments::live(&folder, FLOW_LOG, segments::DATA), source })?;
         let made = std::fs::create_dir_all(&state);
         made.map_err(|source| LogError::State { path: state.clone(), source })?;
         let control_socket = bind_control(config.control.socket.as_deref(), &state).map_err(DaemonError::Control)?;

@@ -3,17 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use super::socket::{Socket, SocketError};
+use crate::config::{LOG_FOLDERS, RUN_FOLDER, STATE_FOLDER};
 
-/// What the service manager makes for the daemon.
-const RUN: &str = "/run/linewarden";
-/// The state's folder of an installation.
-const STATE: &str = "/var/lib/linewarden";
 const NAME: &str = "control.sock";
 
 /// Where `ctl` looks if nothing names a socket, in this order.
 #[must_use]
 pub fn control_sockets() -> [PathBuf; 3] {
-    [RUN, STATE, "linewarden-log/state"].map(|folder| Path::new(folder).join(NAME))
+    [Path::new(RUN_FOLDER), Path::new(STATE_FOLDER), &Path::new(LOG_FOLDERS[1]).join("state")]
+        .map(|folder| folder.join(NAME))
 }
 
 /// The socket that the settings name; else the first of the usual ones that may be made. `None`: nowhere, and why.
@@ -21,7 +19,7 @@ pub(super) fn bind_control(named: Option<&Path>, state: &Path) -> Result<Result<
     if let Some(path) = named {
         return Socket::bind(path).map(Ok);
     }
-    for folder in [RUN, STATE].map(Path::new) {
+    for folder in [RUN_FOLDER, STATE_FOLDER].map(Path::new) {
         if !folder.is_dir() {
             continue;
         }

@@ -26,7 +26,7 @@ use landlock::{
 use tracing::{info, warn};
 
 use super::system_calls::{self, Allowed};
-use crate::config::{Backend, Config, Listen};
+use crate::config::{Backend, Config, Listen, RUN_FOLDER, STATE_FOLDER};
 
 /// What is needed after the start.
 #[derive(Debug)]
@@ -44,8 +44,6 @@ pub(super) struct Needs {
 const SYSTEM: [&str; 4] = ["/proc", "/sys/class/net", "/sys/devices", "/sys/fs/cgroup"];
 /// Where the settings lie in an installation.
 const SETTINGS: &str = "/etc/linewarden";
-/// Folders of an installation that are written to, whatever the settings say.
-const STATE_AND_RUN: [&str; 2] = ["/var/lib/linewarden", "/run/linewarden"];
 /// The rights that this asks for; a kernel with fewer gives those that it has.
 const LANDLOCK: ABI = ABI::V6;
 
@@ -63,7 +61,7 @@ impl Needs {
             read.extend(folders);
             read.push(folder);
         }
-        let mut write: Vec<PathBuf> = STATE_AND_RUN.iter().map(PathBuf::from).collect();
+        let mut write: Vec<PathBuf> = [STATE_FOLDER, RUN_FOLDER].map(PathBuf::from).into();
         write.extend(folders.into_iter().cloned());
         // Sockets are taken away at the end.
         let metrics = match &config.metrics.listen {

@@ -18,6 +18,7 @@ use crate::policy::{Label, Reason};
 use crate::record::{ApprovalRecord, EvidenceRecord, FlowDirection, Kind, Record, VERSION};
 use crate::sink::archive::compress;
 use crate::sink::ndjson::encode;
+use crate::sink::sealed::segments;
 use crate::store::FLOW_LOG;
 use crate::time::Timestamp;
 
@@ -35,7 +36,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
 /// Writes so many records of a day to a folder that holds no log; gives back their octets.
 pub(super) fn write_day(records: u64, seed: u64, folder: &Path) -> io::Result<u64> {
     fs::create_dir_all(folder)?;
-    let growing = folder.join(format!("{FLOW_LOG}.ndjson"));
+    let growing = segments::live(folder, FLOW_LOG, segments::DATA);
     if let Some(entry) = fs::read_dir(folder)?.flatten().find(|entry| is_log(&entry.file_name())) {
         let message = format!("{} is there already: name an empty folder", entry.path().display());
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
@@ -58,9 +59,7 @@ pub(super) fn write_day(records: u64, seed: u64, folder: &Path) -> io::Result<u6
         to.flush()?;
         total += written;
         if left > 0 {
-            let begins = begins.unwrap_or_default().to_string().replace(['-', ':'], "");
-            let name = format!("{FLOW_LOG}-{}Z-{segment:06}.ndjson", begins.get(..15).unwrap_or(&begins));
-            let rotated = folder.join(name);
+            let rotated = segments::closed(folder, FLOW_LOG, begins.unwrap_or_default(), segment, segments::DATA);
             fs::rename(&growing, &rotated)?;
             segment += 1;
             finish(compressing.replace(std::thread::spawn(move || compress(&rotated))))?;

@@ -1,6 +1,7 @@
 //! Where a question's log lies, and what is said while and after it is read.
 
 use std::io::{self, IsTerminal, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -8,8 +9,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::when::{self, Side};
 use crate::cli::{BAD_DATA, Failure, USAGE};
-use crate::config::Config;
-use crate::store::{FLOW_LOG, Log, Report, Selection, StoreError};
+use crate::config::{Config, LOG_FOLDERS};
+use crate::daemon::clock;
+use crate::store::{Asked, FLOW_LOG, Line, Log, Report, Rows, Selection, StoreError, scan};
 
 /// A range of time.
 #[derive(Debug, Args)]
@@ -25,7 +27,7 @@ pub(in crate::cli) struct Range {
 impl Range {
     /// The selection of the range, of the last so long where that is asked for instead.
     pub(in crate::cli) fn selection(&self, last: Option<&str>) -> Result<Selection, Failure> {
-        let now = when::now();
+        let now = clock();
         let time = |text: &Option<String>, option: &str, side| match text {
             None => Ok(None),
             Some(text) => when::time(text, side, now)
@@ -56,11 +58,11 @@ pub(in crate::cli) fn open(paths: &[PathBuf], config: Option<&Path>) -> Result<L
     if !paths.is_empty() {
         return Ok(Log::open(paths, FLOW_LOG)?);
     }
-    let config = config.map_or_else(|| Ok(Config::default()), Config::load)?;
+    let config = Config::load_or_default(config)?;
     if let Some(folder) = config.records.dir {
         return Ok(Log::open(&[folder], FLOW_LOG)?);
     }
-    let usual = ["/var/log/linewarden", "linewarden-log"].map(PathBuf::from);
+    let usual = LOG_FOLDERS.map(PathBuf::from);
     for folder in &usual {
         match Log::open(std::slice::from_ref(folder), FLOW_LOG) {
             Err(StoreError::NoLog { .. }) => {}
@@ -70,7 +72,7 @@ pub(in crate::cli) fn open(paths: &[PathBuf], config: Option<&Path>) -> Result<L
     }
     Err(Failure::new(
         USAGE,
-        "there is no log in /var/log/linewarden nor in linewarden-log: name its folder or its files",
+        format_args!("there is no log in {}: name its folder or its files", LOG_FOLDERS.join(" nor in ")),
     ))
 }
 
@@ -81,7 +83,7 @@ impl From<StoreError> for Failure {
 }
 
 /// A bar on standard error, if that is a terminal.
-pub(in crate::cli) fn progress(log: &Log, quiet: bool) -> ProgressBar {
+fn progress(log: &Log, quiet: bool) -> ProgressBar {
     if quiet || !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
@@ -91,6 +93,27 @@ pub(in crate::cli) fn progress(log: &Log, quiet: bool) -> ProgressBar {
     }
     bar.set_prefix(format!("{} files", log.files()));
     bar
+}
+
+/// Reads the log with a bar for it; the first error of `merge` ends that and comes before what is wrong with the log.
+pub(in crate::cli) fn read<P: Send>(
+    log: &Log,
+    selection: &Selection,
+    rows: Rows,
+    quiet: bool,
+    new: impl Fn() -> P + Sync,
+    take: impl Fn(&mut P, &Line<'_>, &[u8]) + Sync,
+    mut merge: impl FnMut(P) -> io::Result<()> + Send,
+) -> io::Result<Result<Report, StoreError>> {
+    let bar = progress(log, quiet);
+    let asked = Asked { selection, rows, progress: &|passed| bar.set_position(passed) };
+    let mut merged = Ok(());
+    let report = scan(log, &asked, new, take, |part| {
+        merged = merge(part);
+        if merged.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    bar.finish_and_clear();
+    merged.map(|()| report)
 }
 
 /// Says what could not be read.

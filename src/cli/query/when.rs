@@ -60,11 +60,6 @@ pub(in crate::cli) fn duration(text: &str) -> Option<Duration> {
     number.parse::<u64>().ok()?.checked_mul(seconds).map(Duration::from_secs)
 }
 
-/// What a question means by now: the clock, since it is asked by people.
-pub(in crate::cli) fn now() -> Timestamp {
-    Timestamp::from_nanos(u64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(0))
-}
-
 fn civil(time: jiff::civil::DateTime) -> Option<Timestamp> {
     let time = jiff::tz::TimeZone::UTC.to_timestamp(time).ok()?;
     u64::try_from(time.as_nanosecond()).ok().map(Timestamp::from_nanos)
