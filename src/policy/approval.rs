@@ -35,7 +35,7 @@ impl fmt::Display for PortRange {
 }
 
 /// Where approved traffic must be seen; empty fields allow any.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Path {
     /// The sensor's name.
     pub sensor: Option<Arc<str>>,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::policy::{Approval, ApprovalKind};
+use crate::policy::{Approval, ApprovalKind, Path};
 use crate::time::Timestamp;
 
 /// Version of the format; grows when a field changes its meaning or goes.
@@ -172,24 +172,11 @@ pub struct ApprovalInForce {
     /// Tunnel protocols.
     pub tunnels: Vec<String>,
     /// Where it must be seen.
-    pub path: PathInForce,
+    pub path: Path,
     /// What the line can carry, bits a second.
     pub capacity: Option<u64>,
     /// Fingerprints of the keys that it pins.
     pub keys: Vec<String>,
-}
-
-/// Where approved traffic must be seen; null: anywhere.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PathInForce {
-    /// The sensor's name.
-    pub sensor: Option<Arc<str>>,
-    /// The interface's name.
-    pub interface: Option<Arc<str>>,
-    /// A VLAN identifier.
-    pub vlan: Option<u16>,
-    /// The bottom MPLS label.
-    pub mpls_label: Option<u32>,
 }
 
 /// What kept new approvals from coming into force.
@@ -240,7 +227,6 @@ impl From<&Approval> for ApprovalInForce {
         fn texts<T: ToString>(items: &[T]) -> Vec<String> {
             items.iter().map(T::to_string).collect()
         }
-        let path = approval.path.clone();
         Self {
             id: Arc::clone(&approval.id),
             kind: approval.kind,
@@ -253,12 +239,7 @@ impl From<&Approval> for ApprovalInForce {
             ports: texts(&approval.ports),
             ip_protocols: approval.ip_protocols.clone(),
             tunnels: approval.tunnels.iter().map(|tunnel| tunnel.name().to_owned()).collect(),
-            path: PathInForce {
-                sensor: path.sensor,
-                interface: path.interface,
-                vlan: path.vlan,
-                mpls_label: path.mpls_label,
-            },
+            path: approval.path.clone(),
             capacity: approval.capacity,
             keys: approval.keys.iter().map(|key| key.fingerprint().to_string()).collect(),
         }
