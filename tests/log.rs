@@ -49,7 +49,7 @@ fn written(config: &LogConfig) -> TempDir {
         for batch in 0..11 {
             for _ in 0..112 {
                 seq += 1;
-                log.append(&line(seq));
+                log.write(&line(seq));
             }
             log.sync(at(1000 * run + batch + 1));
         }
@@ -157,7 +157,7 @@ fn every_seal_is_as_its_schema_documents_it() {
     for run in 0..2 {
         let mut log = open(folder.path(), &config, at(1000 * run));
         for seq in 1..=1000 {
-            log.append(&line(seq));
+            log.write(&line(seq));
             if seq % 100 == 0 {
                 log.sync(at(1000 * run + seq / 100));
             }
@@ -264,9 +264,9 @@ fn a_change_of_any_kind_is_found_where_it_is() {
 fn no_octet_can_be_changed() {
     let folder = tempfile::tempdir().unwrap();
     let mut log = open(folder.path(), &small_segments(), at(0));
-    (1..=3).for_each(|seq| log.append(&json!({"seq": seq})));
+    (1..=3).for_each(|seq| log.write(&json!({"seq": seq})));
     log.sync(at(1));
-    (4..=5).for_each(|seq| log.append(&json!({"seq": seq})));
+    (4..=5).for_each(|seq| log.write(&json!({"seq": seq})));
     log.close(at(2));
     assert!(verified(folder.path(), false).is_whole);
     for suffix in ["ndjson", "seals"] {
@@ -387,7 +387,7 @@ fn a_cut_tail_shows_by_the_heads_that_were_kept() {
     assert!(finding.text.contains("the log ends before what the sensor signed"), "{finding}");
     // The sensor itself goes on, and that is not forgotten.
     let mut log = open(folder.path(), &small_segments(), at(5000));
-    log.append(&line(9999));
+    log.write(&line(9999));
     log.close(at(5001));
     let report = verified(folder.path(), false);
     let finding = report.findings.iter().find(|finding| finding.what == What::MissingSeals).unwrap();
@@ -432,7 +432,7 @@ fn what_retention_removed_is_no_finding_unless_somebody_removed_more() {
     let config = LogConfig { rotate_octets: 64 << 10, keep_octets: 400 << 10, ..small_segments() };
     let mut log = open(folder.path(), &config, at(0));
     for seq in 1..=3000 {
-        log.append(&line(seq));
+        log.write(&line(seq));
         if seq % 100 == 0 {
             log.sync(at(seq / 100));
         }
@@ -546,7 +546,7 @@ fn a_writer_under_load() {
     let mut out = std::io::stdout().lock();
     loop {
         for _ in 0..=(seq % 61) {
-            log.append(&line(seq));
+            log.write(&line(seq));
             seq += 1;
         }
         log.tick(clock());

@@ -56,7 +56,7 @@ pub(super) async fn run_events(
         tokio::select! {
             event = events.recv() => match event {
                 Some(event) => block_in_place(|| {
-                    log.append(&event);
+                    log.write(&event);
                     log.flush();
                 }),
                 None => return block_in_place(|| log.close(clock())),

@@ -49,7 +49,7 @@ impl Socket {
     pub(super) fn bind(path: &Path) -> Result<Self, SocketError> {
         let system = |source| SocketError::System { path: path.to_owned(), source };
         // Made beside it under another name, and moved there with its mode: nobody sees one that is open to all.
-        let (beside, lock) = (with_suffix(path, ".new"), with_suffix(path, ".lock"));
+        let (beside, lock) = (path.with_added_extension("new"), path.with_added_extension("lock"));
         if beside.as_os_str().len() > MAX_SOCKET_PATH {
             return Err(SocketError::TooLong(path.to_owned()));
         }
@@ -93,12 +93,6 @@ impl Drop for Socket {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
     }
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }
 
 #[cfg(test)]

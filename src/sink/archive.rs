@@ -57,26 +57,14 @@ pub fn compress(plain: &Path) -> io::Result<PathBuf> {
     Ok(archive)
 }
 
-/// Whether a file is what a killed [`compress`] left behind; it may be removed where nothing is compressed at the moment.
-#[must_use]
-pub fn is_leftover(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "part")
-}
-
 /// Where the archive of `x.ndjson` lies: `x.ndjson.zst`.
 #[must_use]
 pub fn archive_of(plain: &Path) -> PathBuf {
-    with_suffix(plain, ".zst")
+    plain.with_added_extension("zst")
 }
 
 fn part_of(path: &Path) -> PathBuf {
-    with_suffix(path, ".part")
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
+    path.with_added_extension("part")
 }
 
 fn make(source: &File, [archive, index]: &[PathBuf; 2], metadata: &fs::Metadata) -> io::Result<()> {

@@ -26,9 +26,8 @@ use self::keeper::{Job, Keeper};
 use self::key::{KeyError, SensorKey};
 use self::seal::{Batch, Chain, Head, Kind, Seal};
 use self::segments::{DATA, Listing, SEALS};
-use super::ndjson::append_line;
+use super::ndjson::encode;
 use crate::config::LogConfig;
-use crate::record::Record;
 use crate::time::Timestamp;
 
 /// Why a log does not open.
@@ -183,18 +182,16 @@ impl SealedLog {
         Ok(this)
     }
 
-    /// Takes a record; it is on its way to the disk after the next [`Self::flush`] at the latest.
-    pub fn write(&mut self, record: &Record) {
-        self.append(record);
-    }
-
-    /// Takes anything that is a line of JSON.
-    pub fn append(&mut self, line: &impl Serialize) {
+    /// Takes a record, or anything that is a line of JSON; it is on its way to the disk after the next [`Self::flush`] at the
+    /// latest.
+    pub fn write(&mut self, line: &impl Serialize) {
         if self.pending.len() >= MAX_PENDING {
             self.lost += 1;
             return;
         }
-        if !append_line(line, &mut self.pending) {
+        let before = self.pending.len();
+        encode(line, &mut self.pending);
+        if self.pending.len() == before {
             self.lost += 1;
             return;
         }

@@ -7,6 +7,7 @@ use super::super::ndjson::encode;
 use super::super::tests_support::record;
 use super::seal::Hash;
 use super::*;
+use crate::record::Record;
 
 const SECOND: u64 = 1_000_000_000;
 
