@@ -27,8 +27,9 @@ pub fn pin_interrupts(root: &Path, interfaces: &[impl AsRef<str>], cores: &[usiz
     for interface in interfaces.iter().map(AsRef::as_ref) {
         let earlier = pinned.0.len();
         let found = receive_interrupts(root, interface).and_then(|interrupts| {
-            let of_a_core = interrupts.into_iter().zip(cores.iter().cycle());
-            of_a_core.map(|(interrupt, core)| pinned.pin(root, interrupt, *core)).sum::<Result<usize, _>>()
+            let mut of_a_core = interrupts.iter().zip(cores.iter().cycle());
+            of_a_core.try_for_each(|(interrupt, core)| pinned.pin(root, *interrupt, *core))?;
+            Ok(interrupts.len())
         });
         match found {
             Ok(interrupts) => info!(interface, interrupts, ?cores, "receive interrupts come in on the workers' cores"),
@@ -66,12 +67,11 @@ fn remedy(error: &io::Error) -> &'static str {
 }
 
 impl PinnedInterrupts {
-    /// Returns how many were pinned: 1.
-    fn pin(&mut self, root: &Path, interrupt: u32, core: usize) -> Result<usize, Obstacle> {
+    fn pin(&mut self, root: &Path, interrupt: u32, core: usize) -> Result<(), Obstacle> {
         let path = root.join(format!("proc/irq/{interrupt}/smp_affinity_list"));
         // The ports of one card may share its interrupts.
         if self.0.iter().any(|pinned| pinned.path == path) {
-            return Ok(1);
+            return Ok(());
         }
         let pin = || {
             let mut file = OpenOptions::new().read(true).write(true).open(&path)?;
@@ -83,7 +83,7 @@ impl PinnedInterrupts {
         match pin() {
             Ok((file, before)) => {
                 self.0.push(Pinned { path, file, before: before.trim().to_owned() });
-                Ok(1)
+                Ok(())
             }
             Err(error) => Err(Obstacle::Refused { path, error }),
         }
