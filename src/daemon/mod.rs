@@ -46,6 +46,7 @@ use crate::capture::{
 };
 use crate::config::{Backend, Config, ConfigError, Origin, no_approvals};
 use crate::policy::Policy;
+use crate::sink::Sink;
 use crate::sink::live::LiveView;
 use crate::sink::sealed::{LogError, SealedLog, segments};
 use crate::sink::sensor::What;
@@ -143,8 +144,8 @@ async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: O
     let (control, controls) = mpsc::channel(4);
     let (sensor_control, sensor_controls) = mpsc::channel(4);
     let [gauge, sensor_gauge] = &gauges;
-    let views = (Arc::clone(&live), Arc::clone(&usage));
-    let log = tokio::spawn(run_log(log, interval, views, Arc::clone(gauge), receiver, controls));
+    let others: Vec<Box<dyn Sink>> = vec![Box::new(Arc::clone(&live)), Box::new(Arc::clone(&usage))];
+    let log = tokio::spawn(run_log(log, interval, others, Arc::clone(gauge), receiver, controls));
     let (mut events, said) = Events::new(Arc::clone(&sensor));
     let sensor_log = tokio::spawn(run_events(sensor_log, interval, said, sensor_controls, Arc::clone(sensor_gauge)));
 

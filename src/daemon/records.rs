@@ -11,9 +11,8 @@ use tokio::time::{Interval, MissedTickBehavior};
 use super::board::LogGauge;
 use super::clock;
 use crate::record::Record;
-use crate::sink::live::LiveView;
+use crate::sink::Sink;
 use crate::sink::sealed::SealedLog;
-use crate::sink::usage::Usage;
 
 /// What the outputs are told.
 #[derive(Debug)]
@@ -60,7 +59,7 @@ pub(super) fn turns(interval: Duration) -> Interval {
 pub(super) async fn run_log(
     mut log: SealedLog,
     interval: Duration,
-    (live, usage): (Arc<LiveView>, Arc<Usage>),
+    mut others: Vec<Box<dyn Sink>>,
     gauge: Arc<LogGauge>,
     mut records: mpsc::Receiver<Record>,
     mut controls: mpsc::Receiver<Control>,
@@ -71,22 +70,35 @@ pub(super) async fn run_log(
         tokio::select! {
             taken = records.recv_many(&mut batch, BATCH) => {
                 if taken == 0 {
-                    block_in_place(|| log.close(clock()));
+                    block_in_place(|| {
+                        log.close(clock());
+                        others.iter_mut().for_each(|other| other.close(clock()));
+                    });
                     return log;
                 }
                 block_in_place(|| {
                     for record in batch.drain(..) {
-                        live.write(&record);
-                        usage.write(&record);
                         log.write(&record);
+                        others.iter_mut().for_each(|other| other.write(&record));
                     }
                     // Under load the interval's turn may not come for long.
-                    log.tick(clock());
+                    tick_all(&mut log, &mut others);
                 });
             }
-            Some(control) = controls.recv() => block_in_place(|| control.obey(&mut log)),
-            _ = tick.tick() => block_in_place(|| log.tick(clock())),
+            Some(control) = controls.recv() => block_in_place(|| {
+                if matches!(control, Control::Reopen) {
+                    others.iter_mut().for_each(|other| other.reopen(clock()));
+                }
+                control.obey(&mut log);
+            }),
+            _ = tick.tick() => block_in_place(|| tick_all(&mut log, &mut others)),
         }
         gauge.set(log.written(), log.lost(), log.waiting(), log.is_failing());
     }
+}
+
+fn tick_all(log: &mut SealedLog, others: &mut [Box<dyn Sink>]) {
+    let now = clock();
+    log.tick(now);
+    others.iter_mut().for_each(|other| other.tick(now));
 }

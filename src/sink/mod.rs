@@ -19,6 +19,42 @@ pub mod sensor;
 pub mod table;
 pub mod usage;
 
+use std::sync::Arc;
+
+use self::live::LiveView;
+use self::usage::Usage;
+use crate::record::Record;
+use crate::time::Timestamp;
+
+/// What takes records beside the log. What it cannot write it counts, and makes nobody wait.
+pub trait Sink: Send {
+    /// Takes a record.
+    fn write(&mut self, record: &Record);
+
+    /// A batch of records is in the log, or some time has passed.
+    fn tick(&mut self, _now: Timestamp) {}
+
+    /// Opens files anew, after rotation by somebody else.
+    fn reopen(&mut self, _now: Timestamp) {}
+
+    /// The last record was written.
+    fn close(&mut self, now: Timestamp) {
+        self.tick(now);
+    }
+}
+
+impl Sink for Arc<LiveView> {
+    fn write(&mut self, record: &Record) {
+        LiveView::write(self, record);
+    }
+}
+
+impl Sink for Arc<Usage> {
+    fn write(&mut self, record: &Record) {
+        Usage::write(self, record);
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests_support {
     use crate::flow::{CommunityId, EndReason, FlowId};
