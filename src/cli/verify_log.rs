@@ -20,7 +20,7 @@ use crate::store::verify::{Means, Report, verify, work};
     after_long_help = "Exit code 0: whole, with the breaks that the sensor itself recorded listed; 65: not whole."
 )]
 pub struct Options {
-    /// Folder of the log [default: records.dir, else /var/log/linewarden if it may be written, else linewarden-log]
+    /// Folder of the log [default: records.dir, else /var/log/linewarden if a log is there, else linewarden-log]
     #[arg(value_name = "DIR")]
     folder: Option<PathBuf>,
     /// The sensor's public key; may be given several times, where a sensor's key was replaced
@@ -49,9 +49,9 @@ struct Json<'a> {
 
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let config = Config::load_or_default(options.config.as_deref())?;
-    let folder = options.folder.clone().unwrap_or_else(|| config.log_folder());
+    let folder = options.folder.clone().unwrap_or_else(|| config.log_to_read());
     // The name of the folder decides where its state is: as the sensor was started, not as it was typed here.
-    let state = config.state_folder(&std::fs::canonicalize(&folder).unwrap_or_else(|_| folder.clone()));
+    let state = config.state_to_read(&std::fs::canonicalize(&folder).unwrap_or_else(|_| folder.clone()));
     let octets = work(&folder).map_err(|error| Failure::new(FAILED, error))?;
     let keys = keys(&options.key, &state)?;
     let heads = load_heads(options.heads.as_deref(), &state)?;

@@ -35,7 +35,7 @@ fn check_config_says_what_is_in_force() {
     assert_says(
         &with_mirrors.out,
         &[
-            "mirror     gre from 192.0.2.1/32 to anybody: opened, and no finding",
+            "mirror     erspan from 192.0.2.1/32 to anybody: opened, and no finding",
             "mirror     vxlan from anybody to 2001:db8::/64, UDP port 4789: opened, and no finding",
         ],
     );

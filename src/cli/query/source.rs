@@ -59,21 +59,18 @@ pub(in crate::cli) fn open(paths: &[PathBuf], config: Option<&Path>) -> Result<L
         return Ok(Log::open(paths, FLOW_LOG)?);
     }
     let config = Config::load_or_default(config)?;
-    if let Some(folder) = config.records.dir {
-        return Ok(Log::open(&[folder], FLOW_LOG)?);
+    let is_missing = |error: &StoreError| match error {
+        StoreError::NoLog { .. } => true,
+        StoreError::Read { error, .. } => error.kind() == io::ErrorKind::NotFound,
+        _ => false,
+    };
+    match Log::open(&[config.log_to_read()], FLOW_LOG) {
+        Err(error) if config.records.dir.is_none() && is_missing(&error) => Err(Failure::new(
+            USAGE,
+            format_args!("there is no log in {}: name its folder or its files", LOG_FOLDERS.join(" nor in ")),
+        )),
+        opened => Ok(opened?),
     }
-    let usual = LOG_FOLDERS.map(PathBuf::from);
-    for folder in &usual {
-        match Log::open(std::slice::from_ref(folder), FLOW_LOG) {
-            Err(StoreError::NoLog { .. }) => {}
-            Err(StoreError::Read { error, .. }) if error.kind() == io::ErrorKind::NotFound => {}
-            opened => return Ok(opened?),
-        }
-    }
-    Err(Failure::new(
-        USAGE,
-        format_args!("there is no log in {}: name its folder or its files", LOG_FOLDERS.join(" nor in ")),
-    ))
 }
 
 impl From<StoreError> for Failure {
