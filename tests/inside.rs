@@ -65,7 +65,8 @@ fn plainly(frames: &[OwnedFrame]) -> (Vec<Record>, Counters) {
 }
 
 fn mirror(encapsulation: Encapsulation, port: Option<u16>) -> Decapsulation {
-    let mirror = Mirror { name: "a mirror", encapsulation, from: None, to: Some("192.0.2.9/32".parse().unwrap()), port };
+    let mirror =
+        Mirror { name: "a mirror", encapsulation, from: None, to: Some("192.0.2.9/32".parse().unwrap()), port };
     Decapsulation { mirrors: vec![mirror], depth: 4 }
 }
 

@@ -47,8 +47,11 @@ const KEPT: usize = 1000;
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let wanted = Selector::parse(&options.flow)?;
     let (config, policy) = options.judging.load(true)?;
-    let (histories, read) =
-        if options.log.is_empty() { replayed(options, config, &policy, &wanted) } else { (logged(&options.log, None, &wanted)?, Ok(())) };
+    let (histories, read) = if options.log.is_empty() {
+        replayed(options, config, &policy, &wanted)
+    } else {
+        (logged(&options.log, None, &wanted)?, Ok(()))
+    };
     let mut out = io::stdout().lock();
     if histories.len() > EXPLAINED {
         return Err(list(&histories, &options.flow, &mut out)?);

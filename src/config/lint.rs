@@ -68,10 +68,7 @@ pub(super) fn of_one(approval: &Approval, place: &str, findings: &mut Vec<Findin
         let protocol = key.fingerprint().kind().protocol();
         if !approval.tunnels.is_empty() && !approval.tunnels.contains(&protocol) {
             let (name, key) = (protocol.name(), key.fingerprint());
-            find(
-                "key_of_no_use",
-                format!("its tunnels do not name {name}, so that its key {key} is good for nothing"),
-            );
+            find("key_of_no_use", format!("its tunnels do not name {name}, so that its key {key} is good for nothing"));
         }
     }
 }
@@ -103,7 +100,12 @@ impl Approvals {
         for (approval, place) in self.with_places() {
             let mut find = |code, text: &str| {
                 let text = text.to_owned();
-                findings.push(Finding { code, place: place.to_owned(), approval: Some(Arc::clone(&approval.id)), text });
+                findings.push(Finding {
+                    code,
+                    place: place.to_owned(),
+                    approval: Some(Arc::clone(&approval.id)),
+                    text,
+                });
             };
             if approval.need.is_none() {
                 find("no_need", "says nothing of why it is needed: write `need`, by which a review can end it");
@@ -120,9 +122,10 @@ impl Approvals {
             }
         }
         self.references(&mut findings);
-        self.overlaps(&mut findings);
+        self.overlaps(now, &mut findings);
         // Each approval's together.
-        let order: HashMap<&str, usize> = self.places().iter().zip(0..).map(|(place, at)| (place.as_str(), at)).collect();
+        let order: HashMap<&str, usize> =
+            self.places().iter().zip(0..).map(|(place, at)| (place.as_str(), at)).collect();
         findings.sort_by_key(|finding| order.get(finding.place.as_str()).copied().unwrap_or(usize::MAX));
         findings
     }
@@ -144,7 +147,7 @@ impl Approvals {
 
     /// The longest prefix decides which approvals are asked: a narrower network that allows less hides a wider one's approval,
     /// and an approval adds nothing where another of the same networks allows as much.
-    fn overlaps(&self, findings: &mut Vec<Finding>) {
+    fn overlaps(&self, now: Timestamp, findings: &mut Vec<Finding>) {
         let mut by_network = HashMap::<IpNet, Vec<usize>>::new();
         for (approval, at) in self.list.iter().zip(0..) {
             for network in &approval.peers {
@@ -164,7 +167,7 @@ impl Approvals {
                 let Some((wide, others)) = around else { continue };
                 let here = by_network.get(network).map_or(&[][..], Vec::as_slice);
                 for &other in others.iter().take(MOST_ALIKE) {
-                    let Some((by, _)) = of(other) else { continue };
+                    let Some((by, _)) = of(other).filter(|(by, _)| by.valid_until > now) else { continue };
                     // Another approval of the same network may allow what this one does not.
                     let mut asked = here.iter().take(MOST_ALIKE).filter_map(|&at| of(at));
                     if !asked.any(|(asked, _)| asked.id == by.id || allows_as_much(asked, by)) {
@@ -174,10 +177,13 @@ impl Approvals {
             }
             for (other, (network, wide)) in hidden {
                 let Some((by, at)) = of(other) else { continue };
-                find("hides", format!(
-                    "its {network} lies within {wide} of \"{}\" ({at}), which is not asked there though it allows what this one does not",
-                    by.id
-                ));
+                find(
+                    "hides",
+                    format!(
+                        "its {network} lies within {wide} of \"{}\" ({at}), which is not asked there though it allows what this one does not",
+                        by.id
+                    ),
+                );
             }
             let twin = |network: &IpNet| {
                 let others = by_network.get(network)?.iter().take(MOST_ALIKE).filter(|&&other| other != at);
@@ -186,7 +192,7 @@ impl Approvals {
                         // Keys approve from anywhere, too. Of two that are alike, the later one is too many.
                         allows_as_much(by, approval)
                             && approval.keys == by.keys
-                            && (other < at || !allows_as_much(approval, by))
+                            && (other < at || by.peers.len() > approval.peers.len() || !allows_as_much(approval, by))
                     })
                 })
             };
@@ -205,9 +211,8 @@ fn allows_as_much(one: &Approval, other: &Approval) -> bool {
     fn holds<T: PartialEq>(one: &[T], other: &[T]) -> bool {
         one.is_empty() || !other.is_empty() && other.iter().all(|item| one.contains(item))
     }
-    let holds_port = |range: &PortRange| {
-        one.ports.iter().any(|around| around.first <= range.first && range.last <= around.last)
-    };
+    let holds_port =
+        |range: &PortRange| one.ports.iter().any(|around| around.first <= range.first && range.last <= around.last);
     let (path, within) = (&one.path, &other.path);
     one.valid_from.unwrap_or(Timestamp::ZERO) <= other.valid_from.unwrap_or(Timestamp::ZERO)
         && one.valid_until >= other.valid_until

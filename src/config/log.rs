@@ -134,7 +134,9 @@ fn may_read(folder: &Path) -> bool {
 fn holds_log(folder: &Path) -> Result<bool, PermissionDenied> {
     let is_of_log = |name: &str| name.contains(".ndjson") || name.contains(".seals");
     match std::fs::read_dir(folder) {
-        Ok(mut entries) => Ok(entries.any(|entry| entry.is_ok_and(|entry| entry.file_name().to_str().is_some_and(is_of_log)))),
+        Ok(mut entries) => {
+            Ok(entries.any(|entry| entry.is_ok_and(|entry| entry.file_name().to_str().is_some_and(is_of_log))))
+        }
         Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(PermissionDenied),
         Err(_) => Ok(false),
     }

@@ -14,8 +14,8 @@ mod settings;
 
 pub use approvals::Approvals;
 pub use decapsulate::mirror_name;
-pub use lint::Finding;
 pub use filter::{FilterError, Instruction, parse_filter};
+pub use lint::Finding;
 pub use log::{LOG_FOLDERS, LogConfig, RUN_FOLDER, STATE_FOLDER, StateConfig};
 pub use sandbox::SandboxConfig;
 pub use service::{ControlConfig, Listen, MAX_SOCKET_PATH, MetricsConfig, Origin};
@@ -352,11 +352,7 @@ impl Default for FlowConfig {
 
 impl Default for PolicyConfig {
     fn default() -> Self {
-        Self {
-            approvals: None,
-            min_confidence: Confidence::Likely,
-            warn_before: Duration::from_hours(24 * 30),
-        }
+        Self { approvals: None, min_confidence: Confidence::Likely, warn_before: Duration::from_hours(24 * 30) }
     }
 }
 

@@ -92,7 +92,9 @@ mod tests {
     fn policy(ends: &[(&str, &str)]) -> Arc<Policy> {
         let folder = tempfile::tempdir().unwrap();
         for (id, day) in ends {
-            let text = format!("id = \"{id}\"\nkind = \"vpn\"\nowner = \"o\"\nreference = \"r\"\nvalid_until = 2027-{day}\npeers = [\"198.51.100.2\"]\n");
+            let text = format!(
+                "id = \"{id}\"\nkind = \"vpn\"\nowner = \"o\"\nreference = \"r\"\nvalid_until = 2027-{day}\npeers = [\"198.51.100.2\"]\n"
+            );
             std::fs::write(folder.path().join(format!("{id}.toml")), text).unwrap();
         }
         Arc::new(Config::default().policy("s".into(), Approvals::load(folder.path()).unwrap()))

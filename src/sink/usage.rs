@@ -116,7 +116,12 @@ mod tests {
     fn counts_what_is_open_and_remembers_when_it_was_used() {
         let usage = Usage::default();
         usage.write(&approved("a", Kind::Start));
-        let open = Use { last_used: Some(Timestamp::from_secs(1_700_000_001)), flows_open: 1, octets_open: 200, ..Use::default() };
+        let open = Use {
+            last_used: Some(Timestamp::from_secs(1_700_000_001)),
+            flows_open: 1,
+            octets_open: 200,
+            ..Use::default()
+        };
         assert_eq!(usage.of("a"), open);
         let mut more = approved("a", Kind::Update);
         more.fwd_octets = 1000;

@@ -25,7 +25,7 @@ fn check_config_says_what_is_in_force() {
         &[
             "settings   settings.toml: ok",
             "approvals  approvals.d: ok, 3 with 4 prefixes, revision ",
-            "warning    approvals.d/a.toml:8:1: approval \"old\" ended at 2021-01-01",
+            "warning    approvals.d/a.toml:8:1: approval \"old\": ended at 2021-01-01",
             "approval \"wide\": 0.0.0.0/0 approves a large part of the Internet",
         ],
     );

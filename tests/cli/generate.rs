@@ -81,7 +81,7 @@ fn completions_for_three_shells_know_the_commands() {
     let completions = made("completions");
     assert_eq!(completions.keys().collect::<Vec<_>>(), ["_linewarden", "linewarden", "linewarden.fish"]);
     for (name, text) in &completions {
-        assert_says(text, &["replay", "check-config", "approvals"]);
+        assert_says(text, &["replay", "check-config", "approvals", "lint"]);
         assert!(!text.is_empty(), "{name}");
     }
 }

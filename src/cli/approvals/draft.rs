@@ -104,7 +104,9 @@ fn draft(record: &Record, tunnel: Protocol) -> Stanza {
             draft.offer("identity = { wireguard_public_keys = [\"\"] }");
         }
         Protocol::Openvpn => {
-            draft.comment("The static key that its control packets must be made with (openvpn_tls_auth, openvpn_tls_crypt):");
+            draft.comment(
+                "The static key that its control packets must be made with (openvpn_tls_auth, openvpn_tls_crypt):",
+            );
             draft.offer("identity = { openvpn_tls_auth = [\"keys/ta.key\"] }");
         }
         _ => {}
@@ -117,6 +119,7 @@ fn peer(record: &Record) -> (IpAddr, Option<u16>, IpAddr) {
     let (src, dst) = ((record.src_ip, record.src_port), (record.dst_ip, record.dst_port));
     let (peer, own) = if record.direction == FlowDirection::Inbound { (src, dst) } else { (dst, src) };
     // Who opened the flow chose its own port by chance.
-    let port = if record.originator_known { dst.1 } else { peer.1.filter(|port| own.1.is_some_and(|own| *port <= own)) };
+    let port =
+        if record.originator_known { dst.1 } else { peer.1.filter(|port| own.1.is_some_and(|own| *port <= own)) };
     (peer.0, port, own.0)
 }

@@ -130,7 +130,8 @@ fn write_all(folder: &Path, drafts: &[Stanza]) -> Result<(usize, usize), Failure
     for draft in drafts {
         let mut base = name(&draft.id);
         if base.is_empty() || !names.insert(base.clone()) {
-            base = (2..).map(|number| format!("{base}-{number}")).find(|name| names.insert(name.clone())).unwrap_or(base);
+            base =
+                (2..).map(|number| format!("{base}-{number}")).find(|name| names.insert(name.clone())).unwrap_or(base);
         }
         // One that was filled in already.
         if folder.join(&base).with_added_extension("toml").exists() {

@@ -204,15 +204,20 @@ fn draft(file: &str, circuit: &Circuit, ends: &[&Termination], ids: &mut HashSet
     }
     for end in ends {
         let place = end.termination.as_ref().or(end.site.as_ref()).and_then(Named::text).unwrap_or("no site");
-        let ports = end.connected_endpoints.iter().flatten().map(|port| {
-            [port.device.as_ref().and_then(Named::text).unwrap_or(""), " ", &port.name].concat()
-        });
+        let ports = end
+            .connected_endpoints
+            .iter()
+            .flatten()
+            .map(|port| [port.device.as_ref().and_then(Named::text).unwrap_or(""), " ", &port.name].concat());
         let more = [&end.xconnect_id, &end.description].into_iter().cloned();
         let all: Vec<_> = std::iter::once(place.to_owned()).chain(ports).chain(more).collect();
         let all: Vec<_> = all.iter().map(|text| text.trim()).filter(|text| !text.is_empty()).collect();
         draft.comment(&format!("End {}: {}", end.term_side, all.join(", ")));
     }
-    draft.ask("path = { interface = \"wan0\", vlan = 100 }", "where its traffic is seen: sensor, interface, vlan, mpls_label");
+    draft.ask(
+        "path = { interface = \"wan0\", vlan = 100 }",
+        "where its traffic is seen: sensor, interface, vlan, mpls_label",
+    );
     draft.offer("peers = [\"192.0.2.1\"]  # only for this end's addresses or networks");
     draft
 }

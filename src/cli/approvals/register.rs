@@ -48,8 +48,7 @@ pub(super) fn drafts(file: &str, table: &str, skip: &[String]) -> Result<Vec<Sta
         // Of none, the comma: the last of equals is taken.
         (heading.bytes().filter(|octet| octet == delimiter).count(), *delimiter == b',')
     });
-    let mut reader =
-        ReaderBuilder::new().delimiter(most.unwrap_or(b',')).trim(Trim::All).from_reader(table.as_bytes());
+    let mut reader = ReaderBuilder::new().delimiter(most.unwrap_or(b',')).trim(Trim::All).from_reader(table.as_bytes());
     let headings = reader.headers().map_err(|error| vec![wrong_row(file, &error)])?.clone();
     let columns = columns(file, &headings, skip)?;
     let (mut drafts, mut problems, mut seen) = (Vec::new(), Vec::new(), HashMap::<String, u64>::new());
@@ -98,7 +97,9 @@ fn columns(file: &str, headings: &StringRecord, skip: &[String]) -> Result<HashM
             None => {
                 let known: Vec<_> = COLUMNS.iter().map(|(name, ..)| *name).collect();
                 let known = known.join(", ");
-                problems.push(format!("{place}: is no column of approvals: name it one of {known}, or leave it out with --skip"));
+                problems.push(format!(
+                    "{place}: is no column of approvals: name it one of {known}, or leave it out with --skip"
+                ));
             }
             Some((name, ..)) => {
                 if columns.insert(*name, index).is_some() {
@@ -117,7 +118,9 @@ fn wrong_row(file: &str, error: &csv::Error) -> String {
     match error.kind() {
         ErrorKind::UnequalLengths { pos, expected_len, len } => {
             let line = pos.as_ref().map_or(0, csv::Position::line);
-            format!("{file}:{line}: has {len} cells, and the row of headings {expected_len}: is a separator missing, or a cell with one in it not in quotes?")
+            format!(
+                "{file}:{line}: has {len} cells, and the row of headings {expected_len}: is a separator missing, or a cell with one in it not in quotes?"
+            )
         }
         _ => format!("{file}: {error}"),
     }

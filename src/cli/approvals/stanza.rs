@@ -22,8 +22,7 @@ pub(super) struct Stanza {
 
 impl Stanza {
     pub(super) fn new(id: &str, about: &[String]) -> Self {
-        let mut stanza =
-            Self { id: id.to_owned(), text: String::new(), header: 0, todo: BTreeSet::new(), asks: false };
+        let mut stanza = Self { id: id.to_owned(), text: String::new(), header: 0, todo: BTreeSet::new(), asks: false };
         about.iter().for_each(|line| stanza.comment(line));
         stanza.text.push_str("[[approval]]\n");
         stanza.header = stanza.lines();

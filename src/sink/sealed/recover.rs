@@ -76,7 +76,8 @@ pub(super) fn recover(
 ) -> io::Result<Recovered> {
     let listing = Listing::read(folder, log)?;
     let chain = Chain::new(log);
-    Recovery { folder, log, key, now, listing, chain, lines: Vec::new(), missing_seals: 0, breaks: Vec::new() }.run(heads)
+    Recovery { folder, log, key, now, listing, chain, lines: Vec::new(), missing_seals: 0, breaks: Vec::new() }
+        .run(heads)
 }
 
 impl Recovery<'_> {
