@@ -69,11 +69,14 @@ fn pages(command: Command) -> std::io::Result<Vec<File>> {
         pages.push((format!("{name}.1"), page));
         Ok(())
     };
-    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
-        let name = format!("{NAME}-{}", sub.get_name());
-        add(name.clone(), sub.clone().display_name(name).bin_name(format!("{NAME} {}", sub.get_name())))?;
+    let mut waiting = vec![command.bin_name(NAME)];
+    while let Some(command) = waiting.pop() {
+        let words = command.get_bin_name().unwrap_or(NAME).to_owned();
+        let below = command.get_subcommands().filter(|below| !below.is_hide_set());
+        waiting.extend(below.map(|below| below.clone().bin_name(format!("{words} {}", below.get_name()))));
+        let name = words.replace(' ', "-");
+        add(name.clone(), command.display_name(name))?;
     }
-    add(NAME.to_owned(), command)?;
     pages.push((format!("{NAME}.8"), daemon_page::render()));
     let settings = settings_page::Page {
         name: "linewarden.toml",

@@ -238,6 +238,8 @@ fn a_loopback_port_serves_them_and_one_that_is_taken_is_said() {
         "[capture]\ninterfaces = [\"wan0\"]\n[control]\nsocket = \"c.sock\"\n[metrics]\nlisten = \"127.0.0.1:9470\"\n";
     let folder = folder(&[("approvals.d/none", ""), ("s.toml", settings)]);
     let mut daemon = namespace.daemon(folder.path(), &["--config", "s.toml", "--approvals", "approvals.d"]);
+    let sandbox = daemon.says("sandbox in force");
+    assert!(sandbox.contains("system_calls=\"restricted\""), "{sandbox}");
     daemon.says("capturing");
     let fetch = "import urllib.request
 answer = urllib.request.urlopen('http://127.0.0.1:9470/metrics')
