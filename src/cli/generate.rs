@@ -60,7 +60,9 @@ pub(super) fn run(options: &Options, command: Command) -> Result<(), Failure> {
 type File = (String, Vec<u8>);
 
 fn pages(command: Command) -> std::io::Result<Vec<File>> {
-    let command = command.disable_help_subcommand(true);
+    let mut command = command.disable_help_subcommand(true);
+    // Options that go for all commands below one are theirs, too; and each knows its whole name.
+    command.build();
     let mut pages = Vec::new();
     let mut add = |name: String, command: Command| -> std::io::Result<()> {
         let mut page = Vec::new();
@@ -69,13 +71,10 @@ fn pages(command: Command) -> std::io::Result<Vec<File>> {
         pages.push((format!("{name}.1"), page));
         Ok(())
     };
-    let mut waiting = vec![command.bin_name(NAME)];
+    let mut waiting = vec![command];
     while let Some(command) = waiting.pop() {
-        let words = command.get_bin_name().unwrap_or(NAME).to_owned();
-        let below = command.get_subcommands().filter(|below| !below.is_hide_set());
-        waiting.extend(below.map(|below| below.clone().bin_name(format!("{words} {}", below.get_name()))));
-        let name = words.replace(' ', "-");
-        add(name.clone(), command.display_name(name))?;
+        waiting.extend(command.get_subcommands().filter(|below| !below.is_hide_set()).cloned());
+        add(command.get_display_name().unwrap_or(NAME).to_owned(), command)?;
     }
     pages.push((format!("{NAME}.8"), daemon_page::render()));
     let settings = settings_page::Page {
