@@ -71,11 +71,10 @@ fn say(due: &ApprovalsDue) {
         warn!(approval = %id, %owner, %valid_until, "an approval ends soon: renew it before that, or let it end");
     }
     for ApprovalEnd { id, owner, valid_until, used_after_end } in &due.ended {
-        match used_after_end {
-            Some(last) => {
-                warn!(approval = %id, %owner, %valid_until, %last, "an approval has ended, and its line is STILL USED: renew it or have it ended");
-            }
-            None => warn!(approval = %id, %owner, %valid_until, "an approval has ended: renew it or take it out"),
+        if let Some(last) = used_after_end {
+            warn!(approval = %id, %owner, %valid_until, %last, "an approval has ended, and its line is STILL USED: renew it or have it ended");
+        } else {
+            warn!(approval = %id, %owner, %valid_until, "an approval has ended: renew it or take it out");
         }
     }
 }
@@ -131,7 +130,7 @@ mod tests {
         };
         assert_eq!(ids(Duration::ZERO), expected(&["soon"], &["over"]));
         assert_eq!(ids(Duration::from_secs(1)), None);
-        assert_eq!(ids(DAY - Duration::from_secs(1)), None);
+        assert_eq!(ids(Duration::from_secs(86_399)), None);
         assert_eq!(ids(DAY), expected(&["soon"], &["over"]));
         assert_eq!(ids(DAY + Duration::from_secs(1)), None);
         assert_eq!(ids(20 * DAY), expected(&[], &["over", "soon"]));

@@ -416,7 +416,7 @@ fn constraints(approval: &Approval) -> usize {
 #[cfg(test)]
 mod tests {
     use super::super::fixtures::{NOW, approval, found, line, policy, subject};
-    use super::super::{Path, PortRange};
+    use super::super::{ApprovalKind, Path, PortRange};
     use super::*;
 
     type Outcome = (Label, Reason, Option<&'static str>);

@@ -53,13 +53,11 @@ const MOST_PROBLEMS: usize = 100;
 const DRAFT: &str = "toml.draft";
 
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
-    let drafts = match &options.csv {
-        Some(path) => register::drafts(&shown(path), &read(path)?, &options.skip),
-        None => {
-            let files: Result<Vec<_>, Failure> =
-                options.netbox.iter().map(|path| Ok((shown(path), read(path)?))).collect();
-            netbox::drafts(&files?)
-        }
+    let drafts = if let Some(path) = &options.csv {
+        register::drafts(&shown(path), &read(path)?, &options.skip)
+    } else {
+        let files: Result<Vec<_>, Failure> = options.netbox.iter().map(|path| Ok((shown(path), read(path)?))).collect();
+        netbox::drafts(&files?)
     };
     let drafts = drafts.map_err(|mut problems| {
         let more = problems.len().saturating_sub(MOST_PROBLEMS);
@@ -128,10 +126,12 @@ fn write_all(folder: &Path, drafts: &[Stanza]) -> Result<(usize, usize), Failure
     fs::create_dir_all(folder).map_err(|error| fail(folder, &error))?;
     let (mut names, mut written) = (HashSet::new(), 0);
     for draft in drafts {
-        let mut base = name(&draft.id);
-        if base.is_empty() || !names.insert(base.clone()) {
-            base =
-                (2..).map(|number| format!("{base}-{number}")).find(|name| names.insert(name.clone())).unwrap_or(base);
+        // Ids that differ by more than a name shows.
+        let plain = Some(name(&draft.id)).filter(|name| !name.is_empty()).unwrap_or_else(|| "draft".to_owned());
+        let (mut base, mut number) = (plain.clone(), 1);
+        while !names.insert(base.clone()) {
+            number += 1;
+            base = format!("{plain}-{number}");
         }
         // One that was filled in already.
         if folder.join(&base).with_added_extension("toml").exists() {

@@ -19,7 +19,7 @@ pub struct Options {
     /// Folder of approvals [default: the setting policy.approvals, else config/approvals.d, else /etc/linewarden/approvals.d]
     #[arg(value_name = "DIR")]
     folder: Option<PathBuf>,
-    /// Say which end within this: a number and s, m, h, d or w [default: the setting policy.warn_before]
+    /// Say which end within this: a number and s, m, h, d or w [default: the setting `policy.warn_before`]
     #[arg(long, value_name = "TIME", value_parser = within)]
     within: Option<Duration>,
     /// Settings, for the defaults of the above

@@ -94,12 +94,9 @@ pub(super) fn drafts(files: &[(String, String)]) -> Result<Vec<Stanza>, Vec<Stri
     // Of circuits and of terminations: how many there are said to be.
     let mut counts = [None::<u64>; 2];
     for (file, text) in files {
-        let answer = match serde_json::from_str::<Answer>(text) {
-            Ok(answer) => answer,
-            Err(_) => {
-                problems.push(no_list(file, text));
-                continue;
-            }
+        let Ok(answer) = serde_json::from_str::<Answer>(text) else {
+            problems.push(no_list(file, text));
+            continue;
         };
         let (count, results) = match answer {
             Answer::Page { count, results } => (count, results),
