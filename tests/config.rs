@@ -128,6 +128,10 @@ fn wrong_settings_are_named_with_place_text_and_remedy() {
             "[records]\nrotate_octets = \"1MiB\"\nkeep_octets = \"1MiB\"",
             "t.toml:3:15: records.keep_octets is \"1MiB\": records.keep_octets must hold records.rotate_octets twice",
         ),
+        (
+            "[records]\nrotate_octets = \"64KiB\"",
+            "t.toml:2:17: records.rotate_octets is \"64KiB\": records.keep_octets must not hold records.rotate_octets more than 100000 times: raise rotate_octets",
+        ),
         ("[records]\nrotate_octets = \"1KiB\"", "write a size in quotes from \"64KiB\" to \"16GiB\""),
         ("[records]\nrotate_interval = \"1s\"", "write a duration in quotes from \"1m\" to \"31d\""),
         ("[records]\nkeep_for = \"1h\"", "write a duration in quotes from \"1d\" to \"36500d\""),

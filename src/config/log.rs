@@ -35,6 +35,9 @@ pub struct StateConfig {
     pub dir: Option<PathBuf>,
 }
 
+/// Segments of a log that are kept, if none is compressed.
+const MAX_SEGMENTS: u64 = 100_000;
+
 /// Where the log is if no setting names a folder: where the system keeps it, else in the working folder.
 pub const LOG_FOLDERS: [&str; 2] = ["/var/log/linewarden", "linewarden-log"];
 /// Where the system keeps the state of who writes the log there.
@@ -59,6 +62,13 @@ impl LogConfig {
             // The segment that is written is never taken away.
             let wrong = keep.as_ref().or(rotate.as_ref());
             wrong.iter().for_each(|value| value.wrong(&"records.keep_octets must hold records.rotate_octets twice"));
+        }
+        if self.keep_octets / self.rotate_octets.max(1) > MAX_SEGMENTS {
+            let wrong = keep.as_ref().or(rotate.as_ref());
+            let most = format!(
+                "records.keep_octets must not hold records.rotate_octets more than {MAX_SEGMENTS} times: raise rotate_octets"
+            );
+            wrong.iter().for_each(|value| value.wrong(&most));
         }
         set(&mut self.keep_for, value("keep_for").and_then(|value| value.duration(days(1)..=days(36_500))));
         let syncs = Duration::from_millis(10)..=Duration::from_mins(1);
