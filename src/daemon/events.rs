@@ -10,7 +10,7 @@ use tracing::warn;
 use super::board::{Board, Facts, LogGauge};
 use super::capabilities;
 use super::coverage::Change;
-use super::records::{Control, turns};
+use super::records::{Control, tick_log, turns};
 use super::state::{clock, now};
 use crate::capture::{Report, Summary};
 use crate::config::Origin;
@@ -52,6 +52,7 @@ pub(super) async fn run_events(
     gauge: Arc<LogGauge>,
 ) {
     let mut tick = turns(interval);
+    let opened = now();
     loop {
         tokio::select! {
             event = events.recv() => match event {
@@ -62,7 +63,7 @@ pub(super) async fn run_events(
                 None => return block_in_place(|| log.close(clock())),
             },
             Some(control) = controls.recv() => block_in_place(|| control.obey(&mut log)),
-            _ = tick.tick() => block_in_place(|| log.tick(clock())),
+            _ = tick.tick() => block_in_place(|| drop(tick_log(&mut log, opened))),
         }
         gauge.set(log.written(), log.lost(), log.waiting(), log.is_failing());
     }

@@ -2,17 +2,18 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::block_in_place;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::board::LogGauge;
-use super::clock;
+use super::state::{clock, now};
 use crate::record::Record;
 use crate::sink::Sink;
 use crate::sink::sealed::SealedLog;
+use crate::time::Timestamp;
 
 /// What the outputs are told.
 #[derive(Debug)]
@@ -54,6 +55,14 @@ pub(super) fn turns(interval: Duration) -> Interval {
     tick
 }
 
+/// Tells a log the time, by both clocks.
+pub(super) fn tick_log(log: &mut SealedLog, opened: Instant) -> Timestamp {
+    let (wall, open) = (clock(), now().duration_since(opened));
+    log.look_at_clocks(wall, open);
+    log.tick(wall);
+    wall
+}
+
 /// Runs until every worker has let go of its way out; gives the log back for its counts. It hears of the time every
 /// `interval`, which is the least that it has on the disk.
 pub(super) async fn run_log(
@@ -66,6 +75,7 @@ pub(super) async fn run_log(
 ) -> SealedLog {
     let mut batch = Vec::with_capacity(BATCH);
     let mut tick = turns(interval);
+    let opened = now();
     loop {
         tokio::select! {
             taken = records.recv_many(&mut batch, BATCH) => {
@@ -82,7 +92,7 @@ pub(super) async fn run_log(
                         others.iter_mut().for_each(|other| other.write(&record));
                     }
                     // Under load the interval's turn may not come for long.
-                    tick_all(&mut log, &mut others);
+                    tick_all(&mut log, &mut others, opened);
                 });
             }
             Some(control) = controls.recv() => block_in_place(|| {
@@ -91,14 +101,13 @@ pub(super) async fn run_log(
                 }
                 control.obey(&mut log);
             }),
-            _ = tick.tick() => block_in_place(|| tick_all(&mut log, &mut others)),
+            _ = tick.tick() => block_in_place(|| tick_all(&mut log, &mut others, opened)),
         }
         gauge.set(log.written(), log.lost(), log.waiting(), log.is_failing());
     }
 }
 
-fn tick_all(log: &mut SealedLog, others: &mut [Box<dyn Sink>]) {
-    let now = clock();
-    log.tick(now);
+fn tick_all(log: &mut SealedLog, others: &mut [Box<dyn Sink>], opened: Instant) {
+    let now = tick_log(log, opened);
     others.iter_mut().for_each(|other| other.tick(now));
 }

@@ -59,6 +59,12 @@ pub fn compress(plain: &Path) -> io::Result<PathBuf> {
     Ok(archive)
 }
 
+/// Takes away an archive whose segment was taken away while it was made.
+pub(super) fn remove(plain: &Path) {
+    let archive = archive_of(plain);
+    [index_of(&archive), archive].iter().for_each(|path| drop(fs::remove_file(path)));
+}
+
 /// Where the archive of `x.ndjson` lies: `x.ndjson.zst`.
 #[must_use]
 pub fn archive_of(plain: &Path) -> PathBuf {

@@ -7,7 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -15,18 +15,20 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::heads::Heads;
+use super::retention::Closed;
 use super::seal::Head;
-use super::segments;
+use super::segments::{self, number_of, start_of};
 use crate::sink::{archive, sync_folder};
+use crate::time::Timestamp;
 
 /// What the keeper is told; done in order.
 pub(super) enum Job {
     /// Synchronise the lines, append their seals, keep the head.
     Keep { data: Option<Arc<File>>, seals: Vec<u8>, head: Option<Head> },
-    /// The seals so far are those of a closed segment: they get this name. The segment's lines may be compressed.
-    Close { seals: PathBuf, archive: Option<PathBuf> },
-    /// Retention takes these away.
-    Remove(Vec<PathBuf>),
+    /// The seals so far are those of a closed segment: they get the name of its file. Its lines may be compressed.
+    Close { closed: Closed, archive: Option<PathBuf> },
+    /// Retention takes away the files of segments, up to this one.
+    Remove { to: u64, paths: Vec<PathBuf> },
     /// Answer when everything before is done; with `true`, when everything is compressed, too.
     Settle(SyncSender<()>, bool),
 }
@@ -37,6 +39,7 @@ pub(super) struct Keeper {
     jobs: Option<Sender<Job>>,
     outstanding: Arc<AtomicUsize>,
     thread: Option<JoinHandle<()>>,
+    sizes: Receiver<(u64, u64)>,
 }
 
 /// A disk that refused is tried again this often.
@@ -50,8 +53,14 @@ impl Keeper {
         let (jobs, receiver) = channel();
         let outstanding = Arc::<AtomicUsize>::default();
         let (archives, to_archive) = channel();
+        let (measured, sizes) = channel();
+        let measure =
+            Measure { folder: folder.to_owned(), log: log.to_owned(), sizes: measured, removed_to: Arc::default() };
+        let of_archives = measure.clone();
         // It ends with the process, or when it has done what it was told: half a file that it leaves is made anew.
-        std::thread::Builder::new().name(format!("{log}-archive")).spawn(move || archive_all(&to_archive))?;
+        std::thread::Builder::new()
+            .name(format!("{log}-archive"))
+            .spawn(move || archive_all(&to_archive, &of_archives))?;
         plain.into_iter().for_each(|path| {
             let _ = archives.send(Archive::Segment(path));
         });
@@ -63,17 +72,23 @@ impl Keeper {
             heads,
             outstanding: Arc::clone(&outstanding),
             archives,
+            measure,
             failing: false,
             unsynced: false,
             headless: false,
         };
         let thread = std::thread::Builder::new().name(format!("{log}-keeper")).spawn(move || body.run(&receiver))?;
-        Ok(Self { jobs: Some(jobs), outstanding, thread: Some(thread) })
+        Ok(Self { jobs: Some(jobs), outstanding, thread: Some(thread), sizes })
     }
 
     /// Jobs that are not done yet.
     pub(super) fn outstanding(&self) -> usize {
         self.outstanding.load(Ordering::Acquire)
+    }
+
+    /// Segments whose files have changed, and the octets that they take on the disk now.
+    pub(super) fn sizes(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.sizes.try_iter()
     }
 
     pub(super) fn tell(&self, job: Job) {
@@ -100,6 +115,22 @@ impl Drop for Keeper {
     }
 }
 
+/// Tells the log how large its closed segments are.
+#[derive(Clone)]
+struct Measure {
+    folder: PathBuf,
+    log: String,
+    sizes: Sender<(u64, u64)>,
+    /// Latest segment that retention takes away; set before it does.
+    removed_to: Arc<AtomicU64>,
+}
+
+impl Measure {
+    fn tell(&self, segment: u64, start: Timestamp) {
+        let _ = self.sizes.send((segment, segments::octets(&self.folder, &self.log, start, segment)));
+    }
+}
+
 struct Body {
     folder: PathBuf,
     /// Of the seals that are written now.
@@ -109,6 +140,7 @@ struct Body {
     heads: Heads,
     outstanding: Arc<AtomicUsize>,
     archives: Sender<Archive>,
+    measure: Measure,
     failing: bool,
     unsynced: bool,
     headless: bool,
@@ -169,19 +201,21 @@ impl Body {
                     self.keep(head);
                 }
             }
-            Job::Close { seals, archive } => {
+            Job::Close { closed, archive } => {
                 // No seals are there where not one could be written; then there is no name to give.
-                match std::fs::rename(&self.path, seals) {
+                match std::fs::rename(&self.path, closed.path(&self.folder, &self.measure.log, segments::SEALS)) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                     _ => {}
                 }
                 self.file = None;
                 self.sync_folder();
+                self.measure.tell(closed.number, closed.start);
                 if let Some(plain) = archive.take() {
                     let _ = self.archives.send(Archive::Segment(plain));
                 }
             }
-            Job::Remove(paths) => {
+            Job::Remove { to, paths } => {
+                self.measure.removed_to.fetch_max(*to, Ordering::SeqCst);
                 for path in paths.drain(..) {
                     match std::fs::remove_file(&path) {
                         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -269,7 +303,7 @@ enum Archive {
     Settle(SyncSender<()>),
 }
 
-fn archive_all(segments: &Receiver<Archive>) {
+fn archive_all(segments: &Receiver<Archive>, measure: &Measure) {
     // Of this thread alone. Where it may not, it competes with the others.
     let _ = rustix::process::setpriority_process(None, LOWEST_PRIORITY);
     let mut waiting = VecDeque::new();
@@ -284,12 +318,20 @@ fn archive_all(segments: &Receiver<Archive>) {
         // What failed before is tried again.
         for _ in 0..waiting.len() {
             let Some(path) = waiting.pop_front() else { break };
-            if let Err(error) = archive::compress(&path)
-                // Retention was faster.
-                && path.exists()
-            {
-                warn!(path = %path.display(), %error, "a closed segment cannot be compressed: it stays as it is until the next one, or the next start");
-                waiting.push_back(path);
+            let compressed = archive::compress(&path);
+            let Some((number, start)) = number_of(&path).zip(start_of(&path)) else { continue };
+            if number <= measure.removed_to.load(Ordering::SeqCst) {
+                // Retention was faster, and may not have seen what is made by now.
+                archive::remove(&path);
+                continue;
+            }
+            match compressed {
+                Ok(_) => measure.tell(number, start),
+                Err(error) if path.exists() => {
+                    warn!(path = %path.display(), %error, "a closed segment cannot be compressed: it stays as it is until the next one, or the next start");
+                    waiting.push_back(path);
+                }
+                Err(error) => warn!(path = %path.display(), %error, "a closed segment is gone"),
             }
         }
     }

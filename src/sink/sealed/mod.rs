@@ -4,10 +4,12 @@
 //! The caller gives the time, and calls [`SealedLog::tick`] about once a `sync_interval`. Records format:
 //! `tests/record.schema.json`; seals: [`seal`] and `tests/seal.schema.json`.
 
+pub mod clocks;
 pub mod heads;
 mod keeper;
 pub mod key;
 mod recover;
+mod retention;
 pub mod seal;
 pub mod segments;
 
@@ -16,6 +18,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use serde::Serialize;
@@ -24,8 +27,9 @@ use tracing::{error, info, warn};
 use self::heads::Heads;
 use self::keeper::{Job, Keeper};
 use self::key::{KeyError, SensorKey};
+use self::retention::{Closed, Retention};
 use self::seal::{Batch, Chain, Head, Kind, Seal};
-use self::segments::{DATA, Listing, SEALS};
+use self::segments::DATA;
 use super::ndjson::encode;
 use super::sensor::LogBreak;
 use crate::config::LogConfig;
@@ -93,10 +97,7 @@ pub struct SealedLog {
     chain: Chain,
     /// There are seals behind the last signed one.
     is_unsigned: bool,
-    /// Latest segment that retention took away in this run.
-    removed_to: u64,
-    /// Some could not go yet.
-    retain_again: bool,
+    retention: Retention,
 
     /// For the keeper. Grows where the disk takes lines and no seals, by a two-hundredth of what it takes.
     seals: Vec<u8>,
@@ -166,8 +167,7 @@ impl SealedLog {
             batch: Batch::default(),
             chain: found.chain,
             is_unsigned: false,
-            removed_to: 0,
-            retain_again: false,
+            retention: found.retention,
             seals: found.seals,
             head: None,
             is_dirty: true,
@@ -253,10 +253,15 @@ impl SealedLog {
         if self.end > 0 && now.since(self.start) >= self.config.rotate_interval {
             self.rotate();
         }
-        let is_again = self.retain_again && self.keeper.outstanding() == 0;
-        if is_again || now.since(self.retained).as_secs() >= RETAIN_SECONDS {
+        if now.since(self.retained).as_secs() >= RETAIN_SECONDS {
             self.retain();
         }
+    }
+
+    /// How long the log is open, by a clock that nobody sets, at the moment of `now`. Age is counted by the latest look: after a
+    /// step of the wall clock nothing goes by its age for a day. Without this nothing ages.
+    pub fn look_at_clocks(&mut self, now: Timestamp, open: Duration) {
+        self.retention.clocks.look(now, open);
     }
 
     /// Goes on in a file of the same name, where somebody renamed the old one away.
@@ -294,7 +299,12 @@ impl SealedLog {
         let new = self.path.with_extension("ndjson.new");
         let closed = segments::closed(&self.folder, &self.log, self.start, self.segment, DATA);
         let open = || {
-            let file = OpenOptions::new().create(true).append(true).open(&new)?;
+            // One that is there is somebody else's, or of a rotation that was interrupted: empty.
+            match std::fs::remove_file(&new) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let file = OpenOptions::new().create_new(true).append(true).open(&new)?;
             std::fs::rename(&self.path, &closed)?;
             std::fs::rename(&new, &self.path)?;
             Ok::<_, io::Error>(file)
@@ -429,8 +439,16 @@ impl SealedLog {
     fn next_segment(&mut self, file: File, archive: Option<PathBuf>) {
         self.seal(Kind::Close, true, |_| {});
         self.keep();
-        let seals = segments::closed(&self.folder, &self.log, self.start, self.segment, SEALS);
-        self.keeper.tell(Job::Close { seals, archive });
+        // The keeper measures it, here and once it is compressed.
+        let closed = Closed {
+            number: self.segment,
+            start: self.start,
+            end: self.now,
+            octets: self.end,
+            chain: Some(self.chain.value),
+        };
+        self.retention.push(closed.clone());
+        self.keeper.tell(Job::Close { closed, archive });
         self.file = Some(Arc::new(file));
         (self.segment, self.start, self.end) = (self.segment + 1, self.now, 0);
         self.is_dirty = true;
@@ -487,47 +505,26 @@ impl SealedLog {
 
     /// Removes the oldest closed segments that are too old or too many. A signed seal comes first.
     fn retain(&mut self) {
-        (self.retained, self.retain_again) = (self.now, false);
-        let listing = match Listing::read(&self.folder, &self.log) {
-            Ok(listing) => listing,
-            Err(error) => {
-                warn!(folder = %self.folder.display(), %error, "the log's folder cannot be read: nothing is removed from it");
-                return;
-            }
-        };
-        let mut total = listing.live.octets + listing.closed.values().map(|files| files.octets).sum::<u64>();
-        // A segment's latest record is older than the next segment.
-        let ends = listing.closed.values().skip(1).map(|files| files.start).chain([self.start]);
-        let (mut paths, mut last) = (Vec::new(), None);
-        for ((&number, files), end) in listing.closed.iter().zip(ends) {
-            let is_over = number <= self.removed_to || total > self.config.keep_octets;
-            if number >= self.segment || !(is_over || self.now.since(end) > self.config.keep_for) {
-                break;
-            }
-            if files.seals.is_none() && self.keeper.outstanding() > 0 {
-                // It was closed just now.
-                self.retain_again = true;
-                break;
-            }
-            total -= files.octets;
-            paths.extend(files.all.iter().cloned());
-            last = Some((number, files.seals.clone()));
+        self.retained = self.now;
+        for (segment, octets) in self.keeper.sizes() {
+            self.retention.measured(segment, octets);
         }
-        let Some((number, seals)) = last else { return };
-        if number > self.removed_to {
-            self.removed_to = number;
-            let mut chain = None;
-            if let Some(path) = seals {
-                let take = |line: segments::SealLine| chain = line.seal.ok().map(|(seal, _)| seal.chain).or(chain);
-                if let Err(error) = segments::read_seals(&path, take) {
-                    warn!(path = %path.display(), %error, "the seals of a segment that is to be removed cannot be read");
-                }
+        let taken = self.retention.take(&self.config, self.end);
+        let Some(last) = taken.last() else { return };
+        let chain = last.chain.or_else(|| {
+            let (mut chain, path) = (None, last.path(&self.folder, &self.log, segments::SEALS));
+            let take = |line: segments::SealLine| chain = line.seal.ok().map(|(seal, _)| seal.chain).or(chain);
+            if let Err(error) = segments::read_seals(&path, take) {
+                warn!(path = %path.display(), %error, "the seals of a segment that is to be removed cannot be read");
             }
-            info!(log = %self.log, segment = number, files = paths.len(), "retention removes segments up to this one");
-            self.seal(Kind::Removed, true, |seal| (seal.removed_to, seal.removed_chain) = (Some(number), chain));
-        }
+            chain
+        });
+        info!(log = %self.log, segments = taken.len(), last = last.number, "retention removes the oldest segments");
+        let to = last.number;
+        let paths = retention::files(&taken, &self.folder, &self.log).collect();
+        self.seal(Kind::Removed, true, |seal| (seal.removed_to, seal.removed_chain) = (Some(to), chain));
         self.keep();
-        self.keeper.tell(Job::Remove(paths));
+        self.keeper.tell(Job::Remove { to, paths });
     }
 }
 

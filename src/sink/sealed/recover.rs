@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 
 use tracing::{error, warn};
 
+use super::clocks::Clocks;
 use super::heads::Heads;
 use super::key::SensorKey;
+use super::retention::Retention;
 use super::seal::{Batch, Chain, Hash, Kind, Seal};
 use super::segments::{self, CUT, DATA, Listing, Packing, SEALS};
 use crate::sink::sensor::LogBreak;
@@ -27,6 +29,8 @@ pub(super) struct Recovered {
     pub seals: Vec<u8>,
     /// Closed segments that nobody compressed.
     pub plain: Vec<PathBuf>,
+    /// All closed segments.
+    pub retention: Retention,
     /// Where the last run did not close the log.
     pub breaks: Vec<LogBreak>,
 }
@@ -90,6 +94,7 @@ impl Recovery<'_> {
             None => newest().map(summarize).transpose()?.flatten(),
         };
         let (mut segment, mut start, mut end, mut was_closed) = (1, self.now, 0, true);
+        let last_time = summary.as_ref().map(|summary| summary.last.time);
         if let Some(summary) = &summary {
             let last = &summary.last;
             self.chain.go_to(last.seal, last.chain);
@@ -148,11 +153,23 @@ impl Recovery<'_> {
                 start = files.start;
             }
         }
+        let listing = Listing::read(self.folder, self.log)?;
+        let clocks = Clocks::new(self.now, last_time);
+        let retention = Retention::of(self.folder, self.log, &listing, (segment, start), clocks);
         let mut plain = Vec::new();
-        for files in Listing::read(self.folder, self.log)?.closed.into_values() {
+        for files in listing.closed.into_values() {
             plain.extend(files.data.filter(|path| path.extension().is_some_and(|extension| extension == DATA)));
         }
-        Ok(Recovered { chain: self.chain, segment, start, end, seals: self.lines, plain, breaks: self.breaks })
+        Ok(Recovered {
+            chain: self.chain,
+            segment,
+            start,
+            end,
+            seals: self.lines,
+            plain,
+            retention,
+            breaks: self.breaks,
+        })
     }
 
     /// The lines of a segment, and whether these are in a file that is not written any more.

@@ -7,8 +7,9 @@
 //! | other names that begin with `X` | perhaps a segment that somebody else renamed |
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
@@ -20,6 +21,8 @@ use crate::time::Timestamp;
 pub const DATA: &str = "ndjson";
 /// Behind a log's name: their seals.
 pub const SEALS: &str = "seals";
+/// Behind the name of a closed segment: what the log makes of it and its archive, and gzip in its place.
+pub(super) const OWN: [&str; 7] = [DATA, "ndjson.zst", "ndjson.gz", "ndjson.zst.part", "index", "index.part", SEALS];
 /// A line of seals is no longer, octets.
 pub const MAX_LINE: u64 = 8192;
 
@@ -62,6 +65,45 @@ pub fn closed(folder: &Path, log: &str, start: Timestamp, segment: u64, suffix: 
     folder.join(format!("{log}-{time}Z-{segment:06}.{suffix}"))
 }
 
+/// When the segment began that a file is of, as its name says.
+pub(super) fn start_of(path: &Path) -> Option<Timestamp> {
+    parse_name(path).map(|(_, start, _)| start)
+}
+
+/// The number of the segment that a file is of, as its name says.
+pub(super) fn number_of(path: &Path) -> Option<u64> {
+    parse_name(path).map(|(.., number)| number)
+}
+
+fn parse_name(path: &Path) -> Option<(&str, Timestamp, u64)> {
+    let name = path.file_name()?.to_str()?;
+    parse_stem(name.split_once('.').map_or(name, |(stem, _)| stem))
+}
+
+/// What the files of a closed segment take on the disk; holes in them do not count.
+pub(super) fn octets(folder: &Path, log: &str, start: Timestamp, segment: u64) -> u64 {
+    let metadata = |suffix: &&str| std::fs::metadata(closed(folder, log, start, segment, suffix)).ok();
+    OWN.iter().filter_map(metadata).map(|one| one.len().min(one.blocks().saturating_mul(512))).sum()
+}
+
+/// The first line of a file of seals, if it is one.
+pub(super) fn first_seal(path: &Path) -> Option<Seal> {
+    let (mut line, file) = (Vec::new(), open_regular(path, File::options().read(true)).ok()?);
+    BufReader::new(file).take(MAX_LINE).read_until(b'\n', &mut line).ok()?;
+    Some(Seal::parse(line.strip_suffix(b"\n")?).ok()?.0)
+}
+
+/// Opens a file that is one: a pipe would make who opens it wait, and a device has no end.
+pub(super) fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let refused = || io::Error::new(io::ErrorKind::InvalidInput, "is no regular file: take it away");
+    let file = options.custom_flags(libc::O_NONBLOCK).open(path).map_err(|error| match error.raw_os_error() {
+        // A pipe that nobody reads.
+        Some(libc::ENXIO) => refused(),
+        _ => error,
+    })?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(refused()) }
+}
+
 /// Names of the logs that have seals in a folder.
 pub fn logs(folder: &Path) -> io::Result<BTreeSet<String>> {
     let mut logs = BTreeSet::new();
@@ -86,7 +128,8 @@ impl Listing {
             let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(log)) else { continue };
             // It may have been renamed since.
             let Ok(metadata) = std::fs::metadata(&path) else { continue };
-            if metadata.is_dir() {
+            // Folders, and what would make who opens it wait.
+            if !metadata.is_file() {
                 continue;
             }
             let name = name.to_string_lossy();

@@ -6,6 +6,7 @@ use tempfile::TempDir;
 use super::super::ndjson::encode;
 use super::super::tests_support::record;
 use super::seal::Hash;
+use super::segments::Listing;
 use super::*;
 use crate::record::Record;
 
@@ -210,12 +211,129 @@ fn the_oldest_segments_go_and_a_signed_seal_says_so() {
     })
     .unwrap();
     assert_eq!(begins, Some(true));
-    // By age, everything that is closed goes; what is written stays.
-    log.write(&record(1001));
-    log.tick(at(500 * 86_400));
-    log.sync(at(500 * 86_400 + 1));
+}
+
+/// A segment's number of each file of seals that is there.
+fn closed(folder: &TempDir) -> Vec<u64> {
+    Listing::read(&folder.path().join("log"), "l").unwrap().closed.into_keys().collect()
+}
+
+/// Closes segments, each in a second of its own.
+fn close_segments(log: &mut SealedLog, count: u64, from: u64) {
+    for seconds in from..from + count {
+        log.write(&record(seconds));
+        log.sync(at(seconds));
+        log.rotate();
+        log.keeper.settle(true);
+    }
+}
+
+/// Both clocks go on by so much, in steps of an hour.
+fn let_pass(log: &mut SealedLog, from: (u64, u64), hours: u64) {
+    for hour in 1..=hours {
+        let (wall, open) = (at(from.0 + 3600 * hour), Duration::from_secs(from.1 + 3600 * hour));
+        log.look_at_clocks(wall, open);
+        log.tick(wall);
+    }
+    log.keeper.settle(true);
+}
+
+#[test]
+fn what_is_too_old_goes_a_tenth_at_a_time_and_what_is_written_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let config =
+        LogConfig { keep_for: Duration::from_hours(24), rotate_interval: Duration::from_hours(744), ..config() };
+    let mut log = open(&folder, &config, at(0));
+    close_segments(&mut log, 25, 1);
+    let_pass(&mut log, (25, 25), 23);
+    assert_eq!(closed(&folder).len(), 25);
+    let_pass(&mut log, (25 + 23 * 3600, 25 + 23 * 3600), 1);
+    assert_eq!(closed(&folder), (4..=25).collect::<Vec<_>>());
+    let_pass(&mut log, (25 + 24 * 3600, 25 + 24 * 3600), 40);
+    assert_eq!(closed(&folder), [0_u64; 0]);
+    log.close(at(100 * 3600));
+    let sealed = seals_of(&folder.path().join("log/l.seals"));
+    assert!(sealed.iter().any(|seal| seal.removed_to == Some(25)), "{sealed:?}");
+}
+
+#[test]
+fn a_clock_that_is_put_forward_erases_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = LogConfig { rotate_interval: Duration::from_hours(744), ..config() };
+    let mut log = open(&folder, &config, at(0));
+    close_segments(&mut log, 20, 1);
+    log.look_at_clocks(at(20), Duration::from_secs(20));
+    // Without a look at the other clock nothing ages.
+    let later = 500 * 86_400;
+    log.tick(at(later));
+    log.rotate();
+    log.sync(at(later + 1));
+    assert_eq!(closed(&folder), (1..=20).collect::<Vec<_>>());
+    let_pass(&mut log, (later, 21), 23);
+    assert_eq!(closed(&folder), (1..=20).collect::<Vec<_>>());
+    // It has stayed so.
+    let_pass(&mut log, (later + 23 * 3600, 21 + 23 * 3600), 3);
+    assert!(closed(&folder).len() < 20 && closed(&folder).len() > 10, "{:?}", closed(&folder));
+    log.close(at(later + 27 * 3600));
+    drop(log);
+    // Nor does one that was put forward while nobody ran.
+    let left = closed(&folder);
+    let mut log = open(&folder, &config, at(2 * later));
+    log.look_at_clocks(at(2 * later), Duration::ZERO);
+    log.sync(at(2 * later + 1));
+    assert_eq!(closed(&folder), left);
+}
+
+#[test]
+fn files_that_somebody_put_there_make_nothing_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = LogConfig { keep_octets: 2 << 20, ..config() };
+    let mut log = open(&folder, &config, at(0));
+    close_segments(&mut log, 5, 1);
+    let inside = |name: &str| folder.path().join("log").join(name);
+    // One beside, ones with the names of segments to come and of one that is there, with holes and without.
+    let names =
+        ["l-20290101T000000Z-900000.ndjson", "l-20290101T000000Z-000003.index", "l-20200101T000000Z-000002.seals"];
+    for name in names {
+        File::create(inside(name)).unwrap().set_len(30 << 30).unwrap();
+    }
+    std::fs::write(inside("l-20290101T000000Z-000004.ndjson"), vec![b'x'; 3 << 20]).unwrap();
+    let hole = OpenOptions::new().append(true).open(inside("l-20231114T221321Z-000002.ndjson")).unwrap();
+    hole.set_len(30 << 30).unwrap();
+    close_segments(&mut log, 3, 10);
+    assert_eq!(closed(&folder), [1, 2, 3, 4, 5, 6, 7, 8, 900_000]);
+    // Nor at the next start.
+    log.close(at(20));
+    drop(log);
+    let mut log = open(&folder, &config, at(21));
+    close_segments(&mut log, 3, 22);
+    assert_eq!(closed(&folder), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 900_000]);
+    names.iter().for_each(|name| assert!(inside(name).exists(), "{name}"));
+}
+
+#[test]
+fn what_is_compressed_counts_as_what_it_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = LogConfig { keep_octets: 1 << 20, rotate_octets: 256 << 10, compress: true, ..config() };
+    let mut log = open(&folder, &config, at(0));
+    for seq in 1..=4000 {
+        log.write(&record(seq));
+        if seq % 100 == 0 {
+            log.settle(at(seq / 100));
+        }
+    }
+    log.settle(at(50));
     let listing = Listing::read(&folder.path().join("log"), "l").unwrap();
-    assert_eq!(listing.closed.len(), 1, "closed by its age just now, it has its whole time before it: {listing:?}");
+    assert!(listing.closed.len() >= 6 && listing.closed.contains_key(&1), "{listing:?}");
+    log.retain();
+    assert_eq!(log.retention.octets(), listing.closed.values().map(|files| files.octets).sum::<u64>());
+}
+
+/// A file of seals by itself.
+fn seals_of(path: &Path) -> Vec<Seal> {
+    let mut sealed = Vec::new();
+    segments::read_seals(path, |line| sealed.extend(line.seal.ok().map(|(seal, _)| seal))).unwrap();
+    sealed
 }
 
 #[test]
@@ -413,9 +531,8 @@ fn one_log_has_one_writer() {
 fn a_full_disk_is_counted_and_recovered_from() {
     let folder = tempfile::tempdir().unwrap();
     let path = path(&folder);
-    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::os::unix::fs::symlink("/dev/full", &path).unwrap();
     let mut log = open(&folder, &config(), at(0));
+    log.file = Some(Arc::new(OpenOptions::new().append(true).open("/dev/full").unwrap()));
     let mut encoded = BytesMut::new();
     encode(&record(1), &mut encoded);
     let fitting = (MAX_PENDING / encoded.len() + 1) as u64;
@@ -427,7 +544,6 @@ fn a_full_disk_is_counted_and_recovered_from() {
     assert_eq!(log.written(), 0);
     assert!(log.lost() > 0);
     assert_eq!(log.waiting() + log.lost(), total);
-    std::fs::remove_file(&path).unwrap();
     log.reopen(at(1));
     assert_eq!(log.waiting(), 0);
     assert_eq!(log.written() + log.lost(), total);
