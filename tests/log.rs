@@ -366,6 +366,35 @@ fn seals_that_are_gone_or_out_of_order_are_named() {
     assert!(report.findings[0].text.contains("there is no seal in the file"), "{}", report.findings[0]);
 }
 
+/// The next start seals them, and does not make them the sensor's by that.
+#[test]
+fn lines_that_somebody_put_behind_a_closed_log_are_found_before_and_after_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(folder.path(), &small_segments(), at(0));
+    (1..=3).for_each(|seq| log.write(&line(seq)));
+    log.close(at(1));
+    drop(log);
+    let foreign = format!("{}\n{}\n", line(4), line(5));
+    fs::OpenOptions::new()
+        .append(true)
+        .open(live(folder.path(), "ndjson"))
+        .unwrap()
+        .write_all(foreign.as_bytes())
+        .unwrap();
+    let report = verified(folder.path(), true);
+    assert_eq!((only(&report).what, only(&report).segment), (What::Inserted, Some(1)), "{}", only(&report));
+    for run in 1..3 {
+        let mut log = open(folder.path(), &small_segments(), at(10 * run));
+        log.write(&line(5 + run));
+        log.close(at(10 * run + 1));
+        drop(log);
+        let report = verified(folder.path(), true);
+        assert_place(only(&report), What::Inserted, 1, 4);
+        assert_says(&only(&report).text, &["no run of the sensor wrote them"]);
+        assert_eq!(report.breaks, [], "and no run ended otherwise than it should");
+    }
+}
+
 /// The end of a log is where nothing follows that could miss it.
 #[test]
 fn a_cut_tail_shows_by_the_heads_that_were_kept() {

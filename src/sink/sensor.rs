@@ -45,7 +45,7 @@ pub enum What {
     Interface(InterfaceChange),
     /// Approvals have ended, or end soon: at the start, at every reload and once a day, where there are such.
     Expiry(ApprovalsDue),
-    /// The last run did not close a log: what was found of it.
+    /// The last run did not close a log, or somebody else wrote to it since: what was found of it.
     LogBreak(LogBreak),
     /// The run ended.
     Stop(Stop),
@@ -224,6 +224,10 @@ pub struct LogBreak {
     pub missing_octets: u64,
     /// Seals that were signed and are not there any more.
     pub missing_seals: u64,
+    /// Octets, of those recovered and torn, that stood behind the end of a log that the last run had closed: somebody else's.
+    pub foreign_octets: u64,
+    /// The key that the seals name, in base64, where that is another than the sensor has now.
+    pub other_key: Option<String>,
 }
 
 /// What kept new approvals from coming into force.

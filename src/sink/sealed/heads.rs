@@ -5,7 +5,12 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use super::seal::Head;
+use tracing::warn;
+
+use super::key::PublicKey;
+use super::make_private;
+use super::seal::{Head, MAX_NUMBER};
+use super::segments::open_regular;
 
 /// So many are kept.
 const KEPT: usize = 64;
@@ -20,21 +25,36 @@ pub struct Heads {
 }
 
 impl Heads {
-    /// The file of a log; none yet is none kept.
-    pub fn load(state: &Path, log: &str) -> io::Result<Self> {
+    /// The file of a log; none yet is none kept. What this key did not sign is somebody else's.
+    pub fn load(state: &Path, log: &str, key: &PublicKey) -> io::Result<Self> {
         let path = path(state, log);
-        let lines = match read(&path) {
-            Ok((heads, _)) => heads.into(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => VecDeque::new(),
+        let (mut heads, others) = match read(&path) {
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (Vec::new(), 0),
             Err(error) => return Err(error),
         };
-        Ok(Self { path, lines })
+        let all = heads.len() + others;
+        heads.retain(|head| head.log == log && head.seal <= MAX_NUMBER && head.is_signed_by(std::slice::from_ref(key)));
+        if heads.len() < all {
+            warn!(
+                path = %path.display(),
+                others = all - heads.len(),
+                "heads are kept there that this sensor's key did not sign: they are not believed, and go"
+            );
+        }
+        Ok(Self { path, lines: heads.into() })
     }
 
     /// The latest.
     #[must_use]
     pub fn latest(&self) -> Option<&Head> {
         self.lines.iter().max_by_key(|head| head.seal)
+    }
+
+    /// So many.
+    #[cfg(test)]
+    pub(super) fn lines_len(&self) -> usize {
+        self.lines.len()
     }
 
     /// Takes one more.
@@ -53,7 +73,14 @@ impl Heads {
             serde_json::to_writer(&mut text, head)?;
             text.push(b'\n');
         }
-        let mut file = File::create(&beside)?;
+        let mut file = match (File::create(&beside), self.path.parent()) {
+            (Err(error), Some(folder)) if error.kind() == io::ErrorKind::NotFound => {
+                // Somebody took the folder away.
+                make_private(folder)?;
+                File::create(&beside)?
+            }
+            (created, _) => created?,
+        };
         file.write_all(&text)?;
         file.sync_data()?;
         std::fs::rename(&beside, &self.path)
@@ -69,7 +96,7 @@ pub fn path(state: &Path, log: &str) -> PathBuf {
 /// The heads in a file, and how many of its lines are none.
 pub fn read(path: &Path) -> io::Result<(Vec<Head>, usize)> {
     let mut octets = Vec::new();
-    File::open(path)?.take(MAX_FILE).read_to_end(&mut octets)?;
+    open_regular(path, File::options().read(true))?.take(MAX_FILE).read_to_end(&mut octets)?;
     let lines = octets.split(|&octet| octet == b'\n').filter(|line| !line.is_empty());
     let (mut heads, mut others) = (Vec::new(), 0);
     for line in lines {

@@ -3,7 +3,7 @@
 //! failure can take. A second thread of low priority compresses closed segments.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::heads::Heads;
+use super::open_live;
 use super::retention::Closed;
 use super::seal::Head;
 use super::segments::{self, number_of, start_of};
@@ -257,7 +258,7 @@ impl Body {
         }
         let file = match &mut self.file {
             Some(file) => file,
-            none => none.insert(OpenOptions::new().create(true).append(true).open(&self.path)?),
+            none => none.insert(open_live(&self.path)?),
         };
         while !seals.is_empty() {
             match file.write(seals) {

@@ -29,7 +29,7 @@ use self::keeper::{Job, Keeper};
 use self::key::{KeyError, SensorKey};
 use self::retention::{Closed, Retention};
 use self::seal::{Batch, Chain, Head, Kind, Seal};
-use self::segments::DATA;
+use self::segments::{DATA, SEALS, open_regular};
 use super::ndjson::encode;
 use super::sensor::LogBreak;
 use crate::config::LogConfig;
@@ -139,10 +139,19 @@ impl SealedLog {
         make_private(state).map_err(|source| LogError::State { path: state.to_owned(), source })?;
         let lock = lock(&state.join(format!("{log}.lock")))?;
         let key = Arc::new(SensorKey::load_or_make(state)?);
-        let heads =
-            Heads::load(state, log).map_err(|source| LogError::State { path: heads::path(state, log), source })?;
+        let heads = Heads::load(state, log, &key.public())
+            .map_err(|source| LogError::State { path: heads::path(state, log), source })?;
+        for suffix in [DATA, SEALS] {
+            let path = segments::live(folder, log, suffix);
+            match open_regular(&path, File::options().read(true)) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(LogError::Records { path, source });
+                }
+                _ => {}
+            }
+        }
         let found = recover::recover(folder, log, &heads, &key, now).map_err(in_log)?;
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(in_log)?;
+        let file = open_live(&path).map_err(in_log)?;
         let plain = if config.compress { found.plain } else { Vec::new() };
         let keeper = Keeper::spawn(folder, log, heads, plain).map_err(in_log)?;
         let mut this = Self {
@@ -273,7 +282,7 @@ impl SealedLog {
             return;
         }
         let created = std::fs::create_dir_all(&self.folder);
-        let opened = created.and_then(|()| OpenOptions::new().create(true).append(true).open(&self.path));
+        let opened = created.and_then(|()| open_live(&self.path));
         let file = match opened.and_then(|file| Ok((file.metadata()?.len(), file))) {
             Ok(opened) => opened,
             Err(error) => {
@@ -493,7 +502,7 @@ impl SealedLog {
         self.seal(Kind::Batch, true, |seal| seal.missing = (missing > 0).then_some(missing));
         let closed = segments::closed(&self.folder, &self.log, self.start, self.segment, DATA);
         let renamed = if is_gone { Ok(()) } else { std::fs::rename(&self.path, closed) };
-        let opened = renamed.and_then(|()| OpenOptions::new().create(true).append(true).open(&self.path));
+        let opened = renamed.and_then(|()| open_live(&self.path));
         match opened {
             Ok(file) => {
                 self.next_segment(file, None);
@@ -534,6 +543,11 @@ impl Drop for SealedLog {
     }
 }
 
+/// Opens a file to append to, made if need be.
+fn open_live(path: &Path) -> io::Result<File> {
+    open_regular(path, OpenOptions::new().create(true).append(true))
+}
+
 /// How much of what waits is written at once: whole lines.
 fn chunk(pending: &[u8]) -> usize {
     let Some(most) = pending.get(..MAX_CHUNK) else { return pending.len() };
@@ -555,7 +569,7 @@ fn make_private(folder: &Path) -> io::Result<()> {
 
 fn lock(path: &Path) -> Result<File, LogError> {
     let state = |source| LogError::State { path: path.to_owned(), source };
-    let file = OpenOptions::new().create(true).append(true).open(path).map_err(state)?;
+    let file = open_live(path).map_err(state)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(LogError::Locked(path.to_owned())),

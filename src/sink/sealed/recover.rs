@@ -44,10 +44,55 @@ const MAX_LINE: usize = 8 << 20;
 struct Summary {
     first: Seal,
     last: Seal,
+    /// One of them is signed by us.
+    is_ours: bool,
+    /// That they name.
+    key: Option<String>,
     /// Octets and hash of its first batch that has some.
     first_batch: Option<(u64, Hash)>,
     total_records: u64,
     total_octets: u64,
+}
+
+impl Summary {
+    fn of(first: Seal, is_ours: bool) -> Self {
+        Self {
+            last: first.clone(),
+            is_ours,
+            key: first.key.clone(),
+            first_batch: (first.octets > 0).then_some((first.octets, first.sha256)),
+            total_records: first.total_records.unwrap_or(first.records),
+            total_octets: first.total_octets.unwrap_or(first.octets),
+            first,
+        }
+    }
+
+    /// Takes the next line if it is to be believed: it follows from the one before, or this sensor signed it (`signed`: whether
+    /// it did, of a line that is). The seals of a sensor that had another key are all of that key.
+    fn take(&mut self, seal: Seal, body: &[u8], signed: Option<bool>) -> bool {
+        let follows = seal.seal == self.last.seal + 1 && Chain::next(self.last.chain, body) == seal.chain;
+        let is_believed = match signed {
+            Some(true) => follows || !self.is_ours || seal.seal > self.last.seal,
+            Some(false) => follows && !self.is_ours,
+            None => follows || seal.missing_seals.is_some_and(|missing| !self.is_ours && missing > 0),
+        };
+        if !is_believed {
+            return false;
+        }
+        if signed == Some(true) && !self.is_ours && !follows {
+            *self = Self::of(seal, true);
+            return true;
+        }
+        self.is_ours |= signed == Some(true);
+        if self.first_batch.is_none() && seal.octets > 0 {
+            self.first_batch = Some((seal.octets, seal.sha256));
+        }
+        self.key = seal.key.clone().or(self.key.take());
+        self.total_records = seal.total_records.unwrap_or(self.total_records.saturating_add(seal.records));
+        self.total_octets = seal.total_octets.unwrap_or(self.total_octets.saturating_add(seal.octets));
+        self.last = seal;
+        true
+    }
 }
 
 /// What lies behind the last seal of a segment.
@@ -67,7 +112,20 @@ struct Recovery<'a> {
     chain: Chain,
     lines: Vec<u8>,
     missing_seals: u64,
+    /// That the seals name, where it is not ours.
+    other_key: Option<String>,
     breaks: Vec<LogBreak>,
+}
+
+/// How a segment was left.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// It has no seal yet.
+    Unsealed,
+    /// Its last seal is one of a run that went on.
+    Open,
+    /// Its last seal is a `close`: nothing of ours comes behind it.
+    Closed,
 }
 
 /// Looks at the folder and puts it in order.
@@ -80,20 +138,20 @@ pub(super) fn recover(
 ) -> io::Result<Recovered> {
     let listing = Listing::read(folder, log)?;
     let chain = Chain::new(log);
-    Recovery { folder, log, key, now, listing, chain, lines: Vec::new(), missing_seals: 0, breaks: Vec::new() }
-        .run(heads)
+    let (lines, breaks) = (Vec::new(), Vec::new());
+    Recovery { folder, log, key, now, listing, chain, lines, missing_seals: 0, other_key: None, breaks }.run(heads)
 }
 
 impl Recovery<'_> {
     fn run(mut self, heads: &Heads) -> io::Result<Recovered> {
-        let live = self.listing.live.seals.as_deref().map(summarize_live).transpose()?.flatten();
+        let live = self.listing.live.seals.as_deref().map(|path| self.summarize_live(path)).transpose()?.flatten();
         let is_live = live.is_some();
         let newest = || self.listing.closed.values().rev().find_map(|files| files.seals.as_deref());
         let summary = match live {
             Some(live) => Some(live),
-            None => newest().map(summarize).transpose()?.flatten(),
+            None => newest().map(|path| self.summarize(path)).transpose()?.flatten(),
         };
-        let (mut segment, mut start, mut end, mut was_closed) = (1, self.now, 0, true);
+        let (mut segment, mut start, mut end, mut left) = (1, self.now, 0, Left::Unsealed);
         let last_time = summary.as_ref().map(|summary| summary.last.time);
         if let Some(summary) = &summary {
             let last = &summary.last;
@@ -101,10 +159,20 @@ impl Recovery<'_> {
             (self.chain.total_records, self.chain.total_octets) = (summary.total_records, summary.total_octets);
             if is_live {
                 (segment, start, end) = (last.segment, summary.first.time, last.end());
-                was_closed = last.kind == Kind::Close;
+                left = if last.kind == Kind::Close { Left::Closed } else { Left::Open };
             } else {
                 segment = last.segment + 1;
             }
+        }
+        let ours = self.key.public().base64();
+        self.other_key = summary.as_ref().and_then(|summary| summary.key.clone()).filter(|key| *key != ours);
+        if let Some(key) = &self.other_key {
+            error!(
+                log = self.log,
+                seals = key,
+                sensor = ours,
+                "THE LOG NAMES ANOTHER KEY than this sensor has: its state was taken away or is another's, or somebody wrote the log anew; it goes on with this key, and verify-log takes both"
+            );
         }
         if let Some(head) = heads.latest().filter(|head| head.seal > self.chain.seal) {
             self.missing_seals = head.seal - self.chain.seal;
@@ -129,7 +197,7 @@ impl Recovery<'_> {
                 None => Tail { missing: end, ..Tail::default() },
             };
             let (is_short, missing) = (tail.missing > 0, tail.missing);
-            end = self.seal(segment, end, tail, was_closed);
+            end = self.seal(segment, end, tail, left);
             if is_short {
                 error!(
                     log = self.log,
@@ -148,7 +216,7 @@ impl Recovery<'_> {
             }
             self.close(segment, start)?;
             segment += 1;
-            (start, end, was_closed, first_batch) = (self.now, 0, true, None);
+            (start, end, left, first_batch) = (self.now, 0, Left::Unsealed, None);
             if let Some(files) = self.listing.closed.get(&segment) {
                 start = files.start;
             }
@@ -156,10 +224,7 @@ impl Recovery<'_> {
         let listing = Listing::read(self.folder, self.log)?;
         let clocks = Clocks::new(self.now, last_time);
         let retention = Retention::of(self.folder, self.log, &listing, (segment, start), clocks);
-        let mut plain = Vec::new();
-        for files in listing.closed.into_values() {
-            plain.extend(files.data.filter(|path| path.extension().is_some_and(|extension| extension == DATA)));
-        }
+        let plain = retention.paths(self.folder, self.log, DATA).filter(|path| path.is_file()).collect();
         Ok(Recovered {
             chain: self.chain,
             segment,
@@ -194,14 +259,24 @@ impl Recovery<'_> {
     }
 
     /// Seals what lies behind; gives where that ends.
-    fn seal(&mut self, segment: u64, begins: u64, mut tail: Tail, was_closed: bool) -> u64 {
+    fn seal(&mut self, segment: u64, begins: u64, mut tail: Tail, left: Left) -> u64 {
         let mut end = begins;
-        let is_break = !was_closed || tail.missing > 0 || tail.torn > 0 || self.missing_seals > 0;
+        let is_break = left == Left::Open || tail.missing > 0 || tail.torn > 0 || self.missing_seals > 0;
         if is_break && tail.pieces.is_empty() {
             tail.pieces.push(Batch::default());
         }
         let records: u64 = tail.pieces.iter().map(|piece| piece.records).sum();
-        if is_break || records > 0 {
+        let octets: u64 = tail.pieces.iter().map(|piece| piece.octets).sum();
+        let foreign = if left == Left::Closed { octets + tail.torn } else { 0 };
+        if foreign > 0 {
+            error!(
+                log = self.log,
+                segment,
+                records,
+                octets = foreign,
+                "SOMEBODY WROTE BEHIND THE END of a log that was closed: it is sealed as foreign, and verify-log will tell"
+            );
+        } else if is_break || records > 0 {
             warn!(
                 log = self.log,
                 segment,
@@ -209,14 +284,18 @@ impl Recovery<'_> {
                 torn = tail.torn,
                 "the log was not closed by its last run: what it had written is sealed as recovered"
             );
+        }
+        if is_break || octets > 0 || self.other_key.is_some() {
             self.breaks.push(LogBreak {
                 log: self.log.to_owned(),
                 segment,
                 recovered_records: records,
-                recovered_octets: tail.pieces.iter().map(|piece| piece.octets).sum(),
+                recovered_octets: octets,
                 torn_octets: tail.torn,
                 missing_octets: tail.missing,
                 missing_seals: self.missing_seals,
+                foreign_octets: foreign,
+                other_key: self.other_key.take(),
             });
         }
         let count = tail.pieces.len();
@@ -228,9 +307,63 @@ impl Recovery<'_> {
                 (seal.torn, seal.missing) = (some(tail.torn), some(tail.missing));
                 seal.missing_seals = some(std::mem::take(&mut self.missing_seals));
             }
+            if foreign > 0 {
+                seal.foreign = Some(seal.octets + seal.torn.unwrap_or(0));
+            }
             self.chain.append(seal, None, &mut self.lines);
         }
         end
+    }
+
+    fn summarize(&self, path: &Path) -> io::Result<Option<Summary>> {
+        Ok(self.summarize_to(path)?.0)
+    }
+
+    /// The same of the file that is written; a line that a crash cut is taken off.
+    fn summarize_live(&self, path: &Path) -> io::Result<Option<Summary>> {
+        let (summary, cut) = self.summarize_to(path)?;
+        if let Some(whole) = cut {
+            let file = OpenOptions::new().write(true).open(path)?;
+            file.set_len(whole)?;
+            file.sync_data()?;
+        }
+        Ok(summary)
+    }
+
+    /// And where a cut last line begins.
+    fn summarize_to(&self, path: &Path) -> io::Result<(Option<Summary>, Option<u64>)> {
+        let (mut summary, mut whole, mut cut) = (None::<Summary>, 0, None);
+        // Lines that are not believed, and the chain behind the line before.
+        let (mut others, mut before) = (0_u64, Hash::default());
+        let ours = [self.key.public()];
+        segments::read_seals(path, |line| {
+            match line.seal {
+                Ok((seal, body)) => {
+                    let signed = seal.head(self.log).map(|head| head.is_signed_by(&ours));
+                    if signed == Some(true) && Chain::next(before, &body) == seal.chain {
+                        // The signature is over those, too.
+                        others = 0;
+                    }
+                    before = seal.chain;
+                    match &mut summary {
+                        None => summary = Some(Summary::of(seal, signed == Some(true))),
+                        Some(summary) => others += u64::from(!summary.take(seal, &body, signed)),
+                    }
+                }
+                Err(CUT) => cut = Some(whole),
+                // Verification tells; the log goes on behind the last line that is one.
+                Err(_) => {}
+            }
+            whole = line.end;
+        })?;
+        if others > 0 {
+            error!(
+                path = %path.display(),
+                lines = others,
+                "SEALS ARE THERE THAT DO NOT FOLLOW from those before them, or that this sensor did not sign: the log goes on without them, and verify-log will tell"
+            );
+        }
+        Ok((summary, cut))
     }
 
     /// Writes the seals of a segment that is over, under its own name.
@@ -242,50 +375,6 @@ impl Recovery<'_> {
         self.lines.clear();
         std::fs::rename(live, segments::closed(self.folder, self.log, start, segment, SEALS))
     }
-}
-
-fn summarize(path: &Path) -> io::Result<Option<Summary>> {
-    Ok(summarize_to(path)?.0)
-}
-
-/// The same of the file that is written; a line that a crash cut is taken off.
-fn summarize_live(path: &Path) -> io::Result<Option<Summary>> {
-    let (summary, cut) = summarize_to(path)?;
-    if let Some(whole) = cut {
-        let file = OpenOptions::new().write(true).open(path)?;
-        file.set_len(whole)?;
-        file.sync_data()?;
-    }
-    Ok(summary)
-}
-
-/// And where a cut last line begins.
-fn summarize_to(path: &Path) -> io::Result<(Option<Summary>, Option<u64>)> {
-    let (mut summary, mut whole, mut cut) = (None::<Summary>, 0, None);
-    segments::read_seals(path, |line| {
-        match line.seal {
-            Ok((seal, _)) => {
-                let summary = summary.get_or_insert_with(|| Summary {
-                    first: seal.clone(),
-                    last: seal.clone(),
-                    first_batch: None,
-                    total_records: 0,
-                    total_octets: 0,
-                });
-                if seal.octets > 0 && summary.first_batch.is_none() {
-                    summary.first_batch = Some((seal.octets, seal.sha256));
-                }
-                summary.total_records = seal.total_records.unwrap_or(summary.total_records + seal.records);
-                summary.total_octets = seal.total_octets.unwrap_or(summary.total_octets + seal.octets);
-                summary.last = seal;
-            }
-            Err(CUT) => cut = Some(whole),
-            // Verification tells; the log goes on behind the last line that is one.
-            Err(_) => {}
-        }
-        whole = line.end;
-    })?;
-    Ok((summary, cut))
 }
 
 /// What a segment holds behind its last seal; a line that was cut is taken off.

@@ -83,6 +83,11 @@ impl Retention {
         Self { closed, octets, clocks, aged: None, is_said: false }
     }
 
+    /// A file of each segment, where it would be.
+    pub fn paths<'a>(&'a self, folder: &'a Path, log: &'a str, suffix: &'a str) -> impl Iterator<Item = PathBuf> + 'a {
+        self.closed.iter().map(move |one| one.path(folder, log, suffix))
+    }
+
     /// Of all of them, on the disk.
     #[cfg(test)]
     pub const fn octets(&self) -> u64 {

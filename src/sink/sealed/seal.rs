@@ -11,6 +11,7 @@
 //! | `time` | when it was sealed |
 //! | `version`, `log`, `key` | `open`: of this format, the log's name, the sensor's public key in base64 |
 //! | `torn`, `missing` | `recovered`: octets of a line cut by a crash, taken off; sealed octets that are not there |
+//! | `foreign` | `recovered`: octets that stood behind the end of a log that its last run had closed, those of a cut line among them |
 //! | `missing_seals` | seals that the sensor signed and that are not there |
 //! | `removed_to`, `removed_chain` | `removed`: latest segment taken away, and the chain behind it |
 //! | `total_records`, `total_octets` | signed ones: of the log since seal 1 |
@@ -31,6 +32,9 @@ use crate::time::Timestamp;
 pub const VERSION: u32 = 1;
 /// No batch is larger, so that a reader may hold one.
 pub const MAX_BATCH: u64 = 16 << 20;
+
+/// No log reaches it, and what is added to it does not overflow.
+pub const MAX_NUMBER: u64 = 1 << 62;
 
 /// A SHA-256, in lines as hexadecimal digits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -87,6 +91,9 @@ pub struct Seal {
     /// Sealed octets that are not there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing: Option<u64>,
+    /// Octets that no run of the sensor wrote: they stood behind a `close`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub foreign: Option<u64>,
     /// Seals that are not there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing_seals: Option<u64>,
@@ -149,6 +156,7 @@ impl Seal {
             key: None,
             torn: None,
             missing: None,
+            foreign: None,
             missing_seals: None,
             removed_to: None,
             removed_chain: None,
@@ -169,7 +177,9 @@ impl Seal {
         if seal.tail() != text.get(body.len()..).unwrap_or_default() {
             return Err("written otherwise than the sensor does");
         }
-        if seal.octets > MAX_BATCH || seal.offset.checked_add(seal.octets).is_none() || seal.records > seal.octets {
+        let totals = [seal.total_records, seal.total_octets, seal.missing_seals].map(Option::unwrap_or_default);
+        let is_far = [seal.seal, seal.segment, seal.offset].iter().chain(&totals).any(|&number| number > MAX_NUMBER);
+        if is_far || seal.octets > MAX_BATCH || seal.records > seal.octets {
             return Err("numbers that cannot be");
         }
         Ok((seal, body.as_bytes()))

@@ -24,6 +24,11 @@ fn open(folder: &TempDir, config: &LogConfig, now: Timestamp) -> SealedLog {
     SealedLog::open(&folder.path().join("log"), "l", &folder.path().join("state"), config, now).unwrap()
 }
 
+fn heads_of(folder: &TempDir) -> Heads {
+    let state = folder.path().join("state");
+    Heads::load(&state, "l", &key::PublicKey::load(&state.join(key::PUBLIC_FILE)).unwrap()).unwrap()
+}
+
 fn path(folder: &TempDir) -> PathBuf {
     folder.path().join("log/l.ndjson")
 }
@@ -118,7 +123,7 @@ fn what_is_old_is_on_the_disk_sealed_and_signed() {
     assert_eq!(kinds(&sealed), [Kind::Open, Kind::Batch, Kind::Batch]);
     let head = sealed[2].head("l").unwrap();
     assert_eq!((head.total_records, head.time), (199, at(60)));
-    let heads = Heads::load(&folder.path().join("state"), "l").unwrap();
+    let heads = heads_of(&folder);
     assert_eq!(heads.latest(), Some(&head));
 }
 
@@ -371,8 +376,10 @@ fn lines_that_a_crash_left_are_sealed_as_recovered_and_half_a_line_goes() {
     let folder = tempfile::tempdir().unwrap();
     let mut log = open(&folder, &config(), at(0));
     log.write(&record(1));
+    log.sync(at(1));
     log.close(at(1));
     drop(log);
+    unclose(&folder);
     let mut octets = BytesMut::new();
     (2..=3000).for_each(|seq| encode(&record(seq), &mut octets));
     octets.extend_from_slice(b"{\"kind\":\"en");
@@ -394,13 +401,157 @@ fn lines_that_a_crash_left_are_sealed_as_recovered_and_half_a_line_goes() {
     drop(log);
     drop(open(&folder, &config(), at(7)));
     assert_eq!(kinds(&seals(&folder)).iter().filter(|&&kind| kind == Kind::Recovered).count(), recovered.len());
-    let mut text = std::fs::read_to_string(&seals_path).unwrap();
-    let last = text.trim_end().rfind('\n').unwrap() + 1;
-    text.truncate(last);
-    std::fs::write(&seals_path, text).unwrap();
-    std::fs::remove_file(folder.path().join("state/l.heads")).unwrap();
+    unclose(&folder);
     drop(open(&folder, &config(), at(8)));
     assert_eq!(kinds(&seals(&folder)).iter().filter(|&&kind| kind == Kind::Recovered).count(), recovered.len() + 1);
+}
+
+/// As if the last run had been killed before its last seal.
+fn unclose(folder: &TempDir) {
+    let path = folder.path().join("log/l.seals");
+    let mut text = std::fs::read_to_string(&path).unwrap();
+    text.truncate(text.trim_end().rfind('\n').unwrap() + 1);
+    std::fs::write(&path, text).unwrap();
+    std::fs::remove_file(folder.path().join("state/l.heads")).unwrap();
+}
+
+#[test]
+fn lines_behind_a_close_are_sealed_as_somebody_elses() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(&folder, &config(), at(0));
+    log.write(&record(1));
+    log.close(at(1));
+    drop(log);
+    let mut octets = BytesMut::new();
+    (2..=3000).for_each(|seq| encode(&record(seq), &mut octets));
+    let whole = octets.len() as u64;
+    octets.extend_from_slice(b"{\"kind\":\"en");
+    OpenOptions::new().append(true).open(path(&folder)).unwrap().write_all(&octets).unwrap();
+    let mut log = open(&folder, &config(), at(5));
+    let found = log.breaks()[0].clone();
+    assert_eq!((found.foreign_octets, found.recovered_records, found.torn_octets), (whole + 11, 2999, 11));
+    log.write(&record(3001));
+    log.close(at(6));
+    let sealed = seals(&folder);
+    assert_eq!(sealed.iter().filter_map(|seal| seal.foreign).sum::<u64>(), whole + 11);
+    assert!(sealed.iter().all(|seal| seal.foreign.is_some() == (seal.kind == Kind::Recovered)), "{sealed:?}");
+    drop(log);
+    // What comes behind them is the sensor's own again.
+    assert_eq!(open(&folder, &config(), at(7)).breaks(), []);
+}
+
+/// A line that nobody signed, as somebody may write it who knows all but the key.
+fn forged(mut seal: Seal, before: Hash, to: &mut Vec<u8>) {
+    let mut chain = Chain::new("l");
+    chain.go_to(seal.seal - 1, before);
+    (seal.signature, seal.total_records, seal.total_octets) = (None, None, None);
+    chain.append(seal, None, to);
+}
+
+#[test]
+fn the_log_goes_on_behind_what_it_signed_whatever_was_put_there() {
+    let begin = || {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = open(&folder, &config(), at(0));
+        log.write(&record(1));
+        log.close(at(1));
+        folder
+    };
+    let far = [u64::MAX, u64::MAX - 1, 1 << 62, 1 << 40];
+    for number in far {
+        // Heads, of which one says that the log is far ahead.
+        let folder = begin();
+        let heads_path = folder.path().join("state/l.heads");
+        let text = std::fs::read_to_string(&heads_path).unwrap();
+        let mut head: Head = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        let next = head.seal + 2;
+        head.seal = number;
+        std::fs::write(&heads_path, text.clone() + &serde_json::to_string(&head).unwrap() + "\nwhat?\n").unwrap();
+        let mut log = open(&folder, &config(), at(5));
+        assert_eq!(log.chain.seal, next, "{number}");
+        log.close(at(6));
+        seals(&folder);
+        assert_eq!(heads_of(&folder).lines_len(), text.lines().count() + 2);
+
+        // Seals, of which one does; with the right chain, and with a word that explains it.
+        for missing_seals in [None, Some(number - 4)] {
+            let folder = begin();
+            let seals_path = folder.path().join("log/l.seals");
+            let sealed = seals(&folder);
+            let last = sealed.last().unwrap();
+            let mut line = Vec::new();
+            let seal = Seal { seal: number, missing_seals, kind: Kind::Recovered, ..last.clone() };
+            forged(seal, last.chain, &mut line);
+            OpenOptions::new().append(true).open(&seals_path).unwrap().write_all(&line).unwrap();
+            drop(open(&folder, &config(), at(5)));
+            let after = seals_of(&seals_path);
+            let after: Vec<_> = after.iter().filter(|seal| seal.time > at(1)).collect();
+            assert_eq!(after.first().map(|seal| seal.seal), Some(last.seal + 1), "{number} {missing_seals:?}");
+        }
+    }
+    // The same in front.
+    let folder = begin();
+    let seals_path = folder.path().join("log/l.seals");
+    let sealed = seals(&folder);
+    let (first, last) = (sealed.first().unwrap(), sealed.last().unwrap());
+    let mut text = Vec::new();
+    forged(Seal { seal: 1 << 40, ..first.clone() }, Chain::new("l").value, &mut text);
+    text.extend(std::fs::read(&seals_path).unwrap());
+    std::fs::write(&seals_path, text).unwrap();
+    let log = open(&folder, &config(), at(5));
+    assert_eq!((log.chain.seal, log.segment), (last.seal + 1, 1));
+}
+
+#[test]
+fn a_log_that_names_another_key_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(&folder, &config(), at(0));
+    log.write(&record(1));
+    log.close(at(1));
+    let key = log.key.public().base64();
+    drop(log);
+    std::fs::remove_dir_all(folder.path().join("state")).unwrap();
+    let mut log = open(&folder, &config(), at(5));
+    assert_eq!(log.breaks().len(), 1);
+    assert_eq!((log.breaks()[0].other_key.as_ref(), log.breaks()[0].recovered_octets), (Some(&key), 0));
+    assert_eq!(log.chain.seal, 3, "it goes on all the same");
+    log.close(at(6));
+    drop(log);
+    assert_eq!(open(&folder, &config(), at(7)).breaks(), []);
+}
+
+/// Whoever opens a pipe waits, and a device has no end.
+#[test]
+fn what_is_no_file_is_refused() {
+    for name in ["log/l.ndjson", "log/l.seals", "state/l.heads", "state/l.lock"] {
+        for is_pipe in [true, false] {
+            let folder = tempfile::tempdir().unwrap();
+            drop(open(&folder, &config(), at(0)));
+            let path = folder.path().join(name);
+            std::fs::remove_file(&path).unwrap();
+            if is_pipe {
+                rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+            } else {
+                std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+            }
+            let inside = |name: &str| folder.path().join(name);
+            let error =
+                SealedLog::open(&inside("log"), "l", &inside("state"), &config(), at(1)).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("is no regular file: take it away"), "{error}");
+        }
+    }
+    // What is put there while the log is written makes nobody wait either.
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(&folder, &config(), at(0));
+    log.write(&record(1));
+    let new = folder.path().join("log/l.ndjson.new");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &new, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+    log.sync(at(1));
+    log.rotate();
+    log.write(&record(2));
+    log.close(at(2));
+    assert_eq!(sequence(&path(&folder)), [2]);
+    seals(&folder);
 }
 
 /// The process may die between any two steps of a rotation.
@@ -491,7 +642,7 @@ fn what_somebody_took_from_the_log_is_said_and_the_log_goes_on() {
     // Seals that were signed are gone, with everything.
     drop(log);
     std::fs::remove_dir_all(folder.path().join("log")).unwrap();
-    let before = Heads::load(&folder.path().join("state"), "l").unwrap().latest().unwrap().clone();
+    let before = heads_of(&folder).latest().unwrap().clone();
     drop(open(&folder, &config(), at(8)));
     let mut first = None;
     segments::read_seals(&folder.path().join("log/l.seals"), |line| {

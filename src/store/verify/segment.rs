@@ -138,8 +138,16 @@ impl Check<'_> {
             let text = format!("{missing} octets that were sealed were gone when the sensor looked at {}", seal.time);
             self.say(file, Finding::new(What::Cut, text).seal(seal.seal));
         }
-        let Seal { seal: number, kind, segment, offset, octets, records, sha256, time, torn, .. } = seal;
-        if kind == Kind::Recovered {
+        let Seal { seal: number, kind, segment, offset, octets, records, sha256, time, torn, foreign, .. } = seal;
+        if let Some(foreign) = foreign {
+            let text = format!(
+                "{foreign} octets stood behind the end of a log that was closed: no run of the sensor wrote them, and the next one sealed them as they were"
+            );
+            let mut finding = Finding::new(What::Inserted, text).seal(number);
+            (finding.octets, finding.lines) =
+                (Some((offset, offset + octets)), (records > 0).then(|| (self.line, self.line + records - 1)));
+            self.say(file, finding);
+        } else if kind == Kind::Recovered {
             self.outcome.breaks.push(Break { segment, seal: number, time, records, torn: torn.unwrap_or(0) });
         }
         if octets > 0 {
