@@ -227,6 +227,21 @@ fn they_are_openmetrics_and_have_every_name_of_the_alert_rules_and_the_dashboard
         assert!(!matches!(&closed, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock), "not closed");
         assert!(!String::from_utf8_lossy(&answer).contains("200 OK"));
     }
+    // Many that do not get on, and one that would stay: neither keeps others out.
+    let slow = |_| {
+        let mut stream = UnixStream::connect(&socket).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: sensor\r\n").unwrap();
+        stream
+    };
+    let many: Vec<_> = (0..64).map(slow).collect();
+    assert!(http(&socket, "GET /metrics").0.starts_with("http/1.1 200 "));
+    let mut staying = slow(0);
+    staying.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    staying.write_all(b"\r\n").unwrap();
+    let mut answer = String::new();
+    staying.read_to_string(&mut answer).unwrap();
+    assert!(answer.to_ascii_lowercase().contains("\r\nconnection: close\r\n"), "{answer}");
+    drop(many);
     end(&mut daemon);
     assert!(!socket.exists());
 }

@@ -1,5 +1,6 @@
 //! Serves the metrics over HTTP, on a Unix socket or a loopback port: `GET /metrics` and nothing else.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use hyper::{Method, Request, Response, StatusCode, body::Incoming};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::task::{JoinSet, block_in_place};
+use tokio::task::{AbortHandle, JoinSet, block_in_place};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
@@ -52,9 +53,9 @@ pub enum ListenError {
 /// Connections at once.
 const CLIENTS: usize = 16;
 /// A connection's headers come within this.
-const HEADERS: Duration = Duration::from_secs(5);
-/// A connection, with all its requests, is over after this; a reader that wants more comes again.
-const CONNECTION: Duration = Duration::from_mins(2);
+const HEADERS: Duration = Duration::from_secs(2);
+/// A connection, which is for one request, is over after this.
+const CONNECTION: Duration = Duration::from_secs(15);
 /// Octets of a request's head.
 const HEAD: usize = 8 << 10;
 
@@ -83,14 +84,19 @@ impl Listener {
                 return;
             }
         };
-        let mut clients = JoinSet::new();
+        let (mut clients, mut oldest) = (JoinSet::new(), VecDeque::new());
         loop {
             tokio::select! {
-                Some(_) = clients.join_next() => {}
-                // Further ones wait in the system's queue, which is short.
-                accepted = open.accept(), if clients.len() < CLIENTS => match accepted {
+                Some(_) = clients.join_next() => oldest.retain(|client: &AbortHandle| !client.is_finished()),
+                accepted = open.accept() => match accepted {
                     Ok(stream) => {
-                        clients.spawn(connection(stream, Arc::clone(&board)));
+                        // An answer takes no time: who is still there is slow, and does not keep others out.
+                        if oldest.len() >= CLIENTS
+                            && let Some(client) = oldest.pop_front()
+                        {
+                            client.abort();
+                        }
+                        oldest.push_back(clients.spawn(connection(stream, Arc::clone(&board))));
                     }
                     Err(error) => {
                         warn!(%error, "nobody can connect to read metrics");
@@ -117,7 +123,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 async fn connection(stream: Box<dyn Stream>, board: Arc<Board>) {
     let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(&request, &board))));
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEADERS).max_buf_size(HEAD);
+    http.keep_alive(false).timer(TokioTimer::new()).header_read_timeout(HEADERS).max_buf_size(HEAD);
     if let Ok(Err(error)) = timeout(CONNECTION, http.serve_connection(TokioIo::new(stream), service)).await {
         debug!(%error, "a reader of metrics");
     }
