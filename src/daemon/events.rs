@@ -15,7 +15,8 @@ use super::state::{clock, now};
 use crate::capture::{Report, Summary};
 use crate::config::Origin;
 use crate::sink::sealed::SealedLog;
-use crate::sink::sensor::{Coverage, InterfaceChange, SensorEvent, Start, Stop, VERSION, What};
+use crate::sink::sealed::clocks::Clocks;
+use crate::sink::sensor::{ClockStep, Coverage, InterfaceChange, SensorEvent, Start, Stop, VERSION, What};
 
 /// Numbers events and hands them on; one that finds the way full is lost, and its number tells.
 pub(super) struct Events {
@@ -63,7 +64,9 @@ pub(super) async fn run_events(
                 None => return block_in_place(|| log.close(clock())),
             },
             Some(control) = controls.recv() => block_in_place(|| control.obey(&mut log)),
-            _ = tick.tick() => block_in_place(|| drop(tick_log(&mut log, opened))),
+            _ = tick.tick() => block_in_place(|| {
+                tick_log(&mut log, opened);
+            }),
         }
         gauge.set(log.written(), log.lost(), log.waiting(), log.is_failing());
     }
@@ -93,6 +96,26 @@ pub(super) fn stop(summary: &Summary, clean: bool) -> Stop {
         flows: summary.flows,
         records: summary.records,
         records_lost: summary.records_lost,
+    }
+}
+
+/// Says where the system's clock was set.
+pub(super) struct ClockWatch {
+    began: Instant,
+    clocks: Clocks,
+}
+
+impl ClockWatch {
+    pub(super) fn new() -> Self {
+        Self { began: now(), clocks: Clocks::new(clock(), None) }
+    }
+
+    /// Once a second.
+    pub(super) fn tick(&mut self, events: &mut Events) {
+        let Some(step) = self.clocks.look(clock(), now().duration_since(self.began)) else { return };
+        let (expected, found) = (step.expected, step.now);
+        warn!(%expected, %found, "the system's clock was set: records have its time, and for a day nothing is removed from the logs by its age");
+        events.say(What::ClockStep(ClockStep { expected, found }));
     }
 }
 

@@ -47,6 +47,8 @@ pub enum What {
     Expiry(ApprovalsDue),
     /// The last run did not close a log, or somebody else wrote to it since: what was found of it.
     LogBreak(LogBreak),
+    /// The system's clock was set while the sensor ran.
+    ClockStep(ClockStep),
     /// The run ended.
     Stop(Stop),
 }
@@ -228,6 +230,15 @@ pub struct LogBreak {
     pub foreign_octets: u64,
     /// The key that the seals name, in base64, where that is another than the sensor has now.
     pub other_key: Option<String>,
+}
+
+/// A step of the system's clock, by more than a clock that is disciplined goes wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockStep {
+    /// What it would have been.
+    pub expected: Timestamp,
+    /// What it was found to be.
+    pub found: Timestamp,
 }
 
 /// What kept new approvals from coming into force.
