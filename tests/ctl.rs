@@ -13,6 +13,7 @@ mod robust;
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use common::OwnedFrame;
 use common::command::{Done, LINEWARDEN, approval, assert_says, done, folder, linewarden};
@@ -302,6 +303,59 @@ fn a_log_that_was_not_closed_is_told_with_what_was_found_of_it() {
     end(&mut daemon);
     let after = crate::events(folder.path());
     assert_eq!(of_kind(&after, "log_break").len(), 2);
+}
+
+#[test]
+fn a_log_that_somebody_takes_away_speaks_against_the_evidence() {
+    let namespace = Namespace::new("taken");
+    let settings = format!("{SETTINGS}[records]\nsync_interval = \"10ms\"\nsign_interval = \"1s\"\n");
+    let folder = folder(&[("approvals.d/a.toml", &approved()), ("s.toml", &settings)]);
+    let mut daemon = namespace.daemon(folder.path(), &["--config", "s.toml", "--approvals", "approvals.d"]);
+    daemon.says("capturing");
+    let (log, away) = (folder.path().join("linewarden-log"), folder.path().join("away"));
+    let doubts = || asked(&folder, "status")["evidence"]["doubts"].to_string();
+    let doubted = |what: &str| until(what, || doubts().contains(what).then_some(()));
+    assert_eq!(doubts(), "[]");
+    // The state's folder, which is made anew when something is signed.
+    fs::remove_dir_all(log.join("state")).unwrap();
+    namespace.sender("far0").send(&wireguard());
+    until("heads are kept again", || log.join("state/linewarden.heads").exists().then_some(()));
+    assert_eq!(doubts(), "[]");
+    fs::rename(&log, &away).unwrap();
+    daemon.says("the file that is written is not there any more");
+    doubted("linewarden.ndjson is not the file that is written");
+    fs::rename(&away, &log).unwrap();
+    until("it is there again", || (doubts() == "[]").then_some(()));
+    fs::remove_file(log.join("linewarden.ndjson")).unwrap();
+    daemon.says("SOMEBODY CUT OR REMOVED THE LOG");
+    doubted("linewarden.ndjson or its seals were cut or removed at ");
+    fs::remove_file(log.join("sensor.seals")).unwrap();
+    asked(&folder, "reload");
+    daemon.says("SOMEBODY REMOVED THE SEALS");
+    doubted("sensor.ndjson or its seals were cut or removed at ");
+    let status = asked(&folder, "status");
+    assert_eq!((&status["log"]["harmed"], &status["sensor_log"]["harmed"]), (&1.into(), &1.into()), "{status}");
+    end(&mut daemon);
+}
+
+#[test]
+fn a_pipe_in_the_place_of_the_log_is_refused_and_its_name_said() {
+    let namespace = Namespace::new("pipe");
+    for name in ["linewarden.ndjson", "sensor.seals"] {
+        let folder = folder(&[("approvals.d/a.toml", &approved()), ("s.toml", SETTINGS)]);
+        fs::create_dir(folder.path().join("linewarden-log")).unwrap();
+        let pipe = folder.path().join("linewarden-log").join(name);
+        done(Command::new("mkfifo").arg(&pipe)).expect(0);
+        let mut daemon = namespace.command("timeout");
+        daemon.args(["--signal=KILL", "60", LINEWARDEN, "run", "--config", "s.toml", "--approvals", "approvals.d"]);
+        let refused = done(daemon.current_dir(folder.path()));
+        assert!(refused.code != 0 && refused.code != 137, "{}: {}", refused.code, refused.err);
+        assert!(
+            refused.err.contains(&format!("{name}: records cannot be written there: is no regular file")),
+            "{}",
+            refused.err
+        );
+    }
 }
 
 #[test]

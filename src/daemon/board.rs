@@ -2,7 +2,7 @@
 //! can hold up a worker.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use super::state::{clock, now};
 use crate::capture::{Report, Status, Summary};
 use crate::policy::{Approval, Label, Policy};
 use crate::sink::live::LiveView;
+use crate::sink::sealed::{Health, SealedLog};
 use crate::sink::sensor::LinkState;
 use crate::sink::usage::Usage;
 use crate::time::Timestamp;
@@ -25,15 +26,21 @@ pub(super) struct LogGauge {
     written: AtomicU64,
     lost: AtomicU64,
     waiting: AtomicU64,
-    is_failing: AtomicBool,
+    health: Mutex<Health>,
+    /// When somebody cut or removed it last.
+    harmed_at: Mutex<Option<Timestamp>>,
 }
 
 impl LogGauge {
-    pub(super) fn set(&self, written: u64, lost: u64, waiting: u64, is_failing: bool) {
-        self.written.store(written, Ordering::Relaxed);
-        self.lost.store(lost, Ordering::Relaxed);
-        self.waiting.store(waiting, Ordering::Relaxed);
-        self.is_failing.store(is_failing, Ordering::Relaxed);
+    pub(super) fn set(&self, log: &SealedLog) {
+        self.written.store(log.written(), Ordering::Relaxed);
+        self.lost.store(log.lost(), Ordering::Relaxed);
+        self.waiting.store(log.waiting(), Ordering::Relaxed);
+        let health = log.health();
+        let before = std::mem::replace(&mut *lock(&self.health), health);
+        if health.harmed > before.harmed {
+            *lock(&self.harmed_at) = Some(clock());
+        }
     }
 
     pub(super) fn written(&self) -> u64 {
@@ -49,8 +56,21 @@ impl LogGauge {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    pub(super) fn is_failing(&self) -> bool {
-        self.is_failing.load(Ordering::Relaxed)
+    pub(super) fn health(&self) -> Health {
+        *lock(&self.health)
+    }
+
+    fn answer(&self, path: &std::path::Path) -> LogAnswer {
+        let health = self.health();
+        LogAnswer {
+            path: path.display().to_string(),
+            is_failing: health.is_failing,
+            is_displaced: health.is_displaced,
+            is_headless: health.is_headless,
+            harmed: health.harmed,
+            harmed_at: *lock(&self.harmed_at),
+            octets: octets_of(path),
+        }
     }
 }
 
@@ -194,11 +214,8 @@ impl Board {
             last_hour: hour,
             last_day: day,
         };
-        let log = LogAnswer {
-            path: self.facts.log.display().to_string(),
-            is_failing: self.log.is_failing(),
-            octets: octets_of(&self.facts.log),
-        };
+        let log = self.log.answer(&self.facts.log);
+        let sensor_log = self.sensor_log.answer(&self.facts.sensor_log);
         let reloads = self.reloads();
         let mut answer = StatusAnswer {
             program_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -210,6 +227,7 @@ impl Board {
             interfaces,
             records,
             log,
+            sensor_log,
             policy: self.policy_answer(time),
             reloads: ReloadsAnswer {
                 succeeded: reloads.succeeded,
@@ -357,8 +375,20 @@ fn doubts(status: &StatusAnswer) -> Vec<String> {
     if records.last_hour.records_lost > 0 {
         doubts.push(format!("{} records were lost in the last hour", records.last_hour.records_lost));
     }
-    if status.log.is_failing {
-        doubts.push(format!("{} cannot be written: records wait, and are lost when too many do", status.log.path));
+    for LogAnswer { path, is_failing, is_displaced, is_headless, harmed_at, .. } in [&status.log, &status.sensor_log] {
+        let mut doubt = |what: String| doubts.push(format!("{path} {what}"));
+        if *is_failing {
+            doubt("cannot be written: records wait, and are lost when too many do".to_owned());
+        }
+        if *is_displaced {
+            doubt("is not the file that is written: it, or its folder, was renamed or removed".to_owned());
+        }
+        if *is_headless {
+            doubt("is signed, and where is not kept: state.dir cannot be written".to_owned());
+        }
+        if let Some(at) = harmed_at.filter(|at| status.time.since(*at) < Duration::from_hours(1)) {
+            doubt(format!("or its seals were cut or removed at {at}: what they held is gone, and verify-log tells"));
+        }
     }
     let standstill = Duration::from_millis(records.last_hour.longest_standstill_ms);
     if standstill >= STANDSTILL {

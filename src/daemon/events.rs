@@ -68,7 +68,7 @@ pub(super) async fn run_events(
                 tick_log(&mut log, opened);
             }),
         }
-        gauge.set(log.written(), log.lost(), log.waiting(), log.is_failing());
+        gauge.set(&log);
     }
 }
 

@@ -103,7 +103,7 @@ pub(super) async fn run_log(
             }),
             _ = tick.tick() => block_in_place(|| tick_all(&mut log, &mut others, opened)),
         }
-        gauge.set(log.written(), log.lost(), log.waiting(), log.is_failing());
+        gauge.set(&log);
     }
 }
 

@@ -217,12 +217,19 @@ mod tests {
     fn requests_and_what_is_wrong_with_them() {
         let good = br#"{"version":1,"command":"flows","label":"unapproved_vpn_tunnel","peer":"198.51.100.0/24"}"#;
         assert_eq!(Request::parse(good).unwrap().peer, Some("198.51.100.0/24".parse().unwrap()));
-        let cases: [(&str, &str); 10] = [
+        let good = br#"{"version":1,"command":"flows","peer":"198.51.100.1"}"#;
+        assert_eq!(Request::parse(good).unwrap().peer, Some("198.51.100.1/32".parse().unwrap()));
+        let cases: [(&str, &str); 12] = [
             ("", "a request is a JSON object"),
             ("status", "a request is a JSON object"),
             ("[]", "version is missing"),
             ("{\"command\":\"status\"}", "version is missing: write \"version\":1"),
             ("{\"version\":2,\"command\":\"status\"}", "this daemon speaks version 1 of the protocol, not 2"),
+            ("{\"version\":1.0,\"command\":\"status\"}", "version 1 of the protocol, not 1.0"),
+            (
+                "{\"version\":1,\"command\":\"flows\",\"peer\":\"here\"}",
+                "peer is \"here\": write an address or a network",
+            ),
             ("{\"version\":1}", "missing field `command`"),
             ("{\"version\":1,\"command\":\"stop\"}", "unknown variant `stop`, expected one of `status`"),
             ("{\"version\":1,\"command\":\"status\",\"x\":1}", "unknown field `x`"),

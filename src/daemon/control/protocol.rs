@@ -1,15 +1,17 @@
 //! What `linewarden ctl` and the daemon say to each other: one JSON object a line, each with the protocol's version.
 //!
-//! A request is `{"version":1,"command":"status"}`; `flows` takes `label`, `peer` (an address or network) and `limit`
+//! A request is `{"version":1,"command":"status"}`; `flows` takes `label`, `peer` (a network, or an address) and `limit`
 //! besides. The answer is `{"version":1,"status":{…}}`, named as the command is; or `{"version":1,"error":{"code":78,
 //! "message":"…"}}`, whose code is the exit code of `linewarden ctl`. `flows` and `approvals` answer with a line each,
 //! `{"version":1,"flow":{…}}` or `"approval"`, and with `{"version":1,"end":{…}}` at last. A connection may ask again
 //! once it has its answer. A request has 4096 octets at most and comes within ten seconds.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 pub use crate::daemon::coverage::{SensorSpan, Span};
@@ -34,7 +36,7 @@ pub struct Request {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<Label>,
     /// With `flows`: only those with an end in this network.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "peer")]
     pub peer: Option<IpNet>,
     /// With `flows`: so many at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -49,8 +51,8 @@ impl Request {
     pub fn parse(request: &[u8]) -> Result<Self, String> {
         let value: Value = serde_json::from_slice(request)
             .map_err(|error| format!("a request is a JSON object on a line: {error}"))?;
-        match value.get("version").and_then(Value::as_u64) {
-            Some(version) if version == u64::from(VERSION) => {}
+        match value.get("version") {
+            Some(version) if version.as_u64() == Some(u64::from(VERSION)) => {}
             Some(version) => {
                 return Err(format!(
                     "this daemon speaks version {VERSION} of the protocol, not {version}: use its own `linewarden ctl`"
@@ -70,6 +72,15 @@ impl Request {
         }
         Ok(request)
     }
+}
+
+/// A network; an address is one of itself.
+fn peer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<IpNet>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
+    let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    let wrong =
+        |_| D::Error::custom(format_args!("peer is {text:?}: write an address or a network, \"198.51.100.0/24\""));
+    network.map(Some).map_err(wrong)
 }
 
 /// Every command.
@@ -187,6 +198,8 @@ pub struct StatusAnswer {
     pub records: RecordsAnswer,
     /// Their log.
     pub log: LogAnswer,
+    /// The log of what the sensor says of itself.
+    pub sensor_log: LogAnswer,
     /// Approvals.
     pub policy: PolicyAnswer,
     /// How they were read.
@@ -273,6 +286,14 @@ pub struct LogAnswer {
     pub path: String,
     /// It cannot be written.
     pub is_failing: bool,
+    /// It is not the file that is written: it, or its folder, was renamed or removed.
+    pub is_displaced: bool,
+    /// Where it was signed cannot be kept.
+    pub is_headless: bool,
+    /// How often it, or its seals, were cut or removed while they were written.
+    pub harmed: u64,
+    /// When that was last.
+    pub harmed_at: Option<Timestamp>,
     /// Octets in the file; null where it is gone.
     pub octets: Option<u64>,
 }

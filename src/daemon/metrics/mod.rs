@@ -241,7 +241,25 @@ fn outputs(board: &Board, to: &mut Families<'_>) -> fmt::Result {
         "log_failing",
         "1 where the log cannot be written now",
         None,
-        logs.map(|(log, gauge, _)| (of(log), truth(gauge.is_failing()))),
+        logs.map(|(log, gauge, _)| (of(log), truth(gauge.health().is_failing))),
+    )?;
+    to.gauges(
+        "log_displaced",
+        "1 where the file that is written is not where it should be: it, or its folder, was renamed or removed",
+        None,
+        logs.map(|(log, gauge, _)| (of(log), truth(gauge.health().is_displaced))),
+    )?;
+    to.gauges(
+        "log_headless",
+        "1 where signed heads cannot be kept in state.dir",
+        None,
+        logs.map(|(log, gauge, _)| (of(log), truth(gauge.health().is_headless))),
+    )?;
+    to.counters(
+        "log_harmed",
+        "Times that the file that is written, or its seals, were cut or removed",
+        None,
+        logs.map(|(log, gauge, _)| (of(log), gauge.health().harmed)),
     )?;
     let sizes = logs.into_iter().filter_map(|(log, _, path)| Some((of(log), float(octets_of(path)?))));
     to.gauges("log_file", "Size of the file that is written now", BYTES, sizes)

@@ -5,14 +5,15 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::heads::Heads;
 use super::open_live;
@@ -34,6 +35,15 @@ pub(super) enum Job {
     Settle(SyncSender<()>, bool),
 }
 
+/// What it tells the log of itself.
+#[derive(Debug, Default)]
+struct Told {
+    /// Heads cannot be kept.
+    headless: AtomicBool,
+    /// How often somebody removed the seals that were written.
+    harmed: AtomicU64,
+}
+
 /// The log's end of it.
 #[derive(Debug)]
 pub(super) struct Keeper {
@@ -41,6 +51,7 @@ pub(super) struct Keeper {
     outstanding: Arc<AtomicUsize>,
     thread: Option<JoinHandle<()>>,
     sizes: Receiver<(u64, u64)>,
+    told: Arc<Told>,
 }
 
 /// A disk that refused is tried again this often.
@@ -76,15 +87,26 @@ impl Keeper {
             measure,
             failing: false,
             unsynced: false,
-            headless: false,
+            told: Arc::default(),
         };
+        let told = Arc::clone(&body.told);
         let thread = std::thread::Builder::new().name(format!("{log}-keeper")).spawn(move || body.run(&receiver))?;
-        Ok(Self { jobs: Some(jobs), outstanding, thread: Some(thread), sizes })
+        Ok(Self { jobs: Some(jobs), outstanding, thread: Some(thread), sizes, told })
     }
 
     /// Jobs that are not done yet.
     pub(super) fn outstanding(&self) -> usize {
         self.outstanding.load(Ordering::Acquire)
+    }
+
+    /// Heads cannot be kept.
+    pub(super) fn is_headless(&self) -> bool {
+        self.told.headless.load(Ordering::Relaxed)
+    }
+
+    /// How often somebody removed the seals.
+    pub(super) fn harmed(&self) -> u64 {
+        self.told.harmed.load(Ordering::Relaxed)
     }
 
     /// Segments whose files have changed, and the octets that they take on the disk now.
@@ -144,7 +166,7 @@ struct Body {
     measure: Measure,
     failing: bool,
     unsynced: bool,
-    headless: bool,
+    told: Arc<Told>,
 }
 
 impl Body {
@@ -256,6 +278,13 @@ impl Body {
         if seals.is_empty() {
             return Ok(());
         }
+        if let Some(file) = &self.file
+            && file.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
+        {
+            self.told.harmed.fetch_add(1, Ordering::Relaxed);
+            error!(path = %self.path.display(), "SOMEBODY REMOVED THE SEALS of the log: they go on in a new file, and verify-log will tell");
+            self.file = None;
+        }
         let file = match &mut self.file {
             Some(file) => file,
             none => none.insert(open_live(&self.path)?),
@@ -282,9 +311,8 @@ impl Body {
         info!(log = %head.log, seal = head.seal, segment = head.segment, records = head.total_records, chain = %head.chain, "log signed");
         self.heads.push(head);
         match self.heads.write() {
-            Ok(()) => self.headless = false,
-            Err(error) if !self.headless => {
-                self.headless = true;
+            Ok(()) => self.told.headless.store(false, Ordering::Relaxed),
+            Err(error) if !self.told.headless.swap(true, Ordering::Relaxed) => {
                 warn!(%error, "the state folder cannot be written: where the log was signed last is not kept, and a cut tail may not show");
             }
             Err(_) => {}

@@ -13,7 +13,7 @@ mod retention;
 pub mod seal;
 pub mod segments;
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -64,6 +64,19 @@ pub enum LogError {
     Locked(PathBuf),
 }
 
+/// What is amiss with a log that is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// The disk refuses.
+    pub is_failing: bool,
+    /// The file that is written is not where it should be: it, or its folder, was renamed or removed.
+    pub is_displaced: bool,
+    /// Signed heads cannot be kept.
+    pub is_headless: bool,
+    /// How often somebody cut or removed its file, or that of its seals, while they were written.
+    pub harmed: u64,
+}
+
 /// A log: `X.ndjson`, its seals, and the closed segments of both.
 #[derive(Debug)]
 pub struct SealedLog {
@@ -86,6 +99,9 @@ pub struct SealedLog {
     failing: bool,
     stuck: bool,
     closed: bool,
+    displaced: bool,
+    /// How often somebody cut or removed its file.
+    harmed: u64,
 
     segment: u64,
     /// When it began.
@@ -170,6 +186,8 @@ impl SealedLog {
             failing: false,
             stuck: false,
             closed: false,
+            displaced: false,
+            harmed: 0,
             segment: found.segment,
             start: found.start,
             end: found.end,
@@ -276,7 +294,6 @@ impl SealedLog {
     /// Goes on in a file of the same name, where somebody renamed the old one away.
     pub fn reopen(&mut self, now: Timestamp) {
         self.tick(now);
-        let identity = |metadata: io::Result<std::fs::Metadata>| metadata.ok().map(|one| (one.dev(), one.ino()));
         let old = self.file.as_ref().and_then(|file| identity(file.metadata()));
         if old.is_some() && old == identity(std::fs::metadata(&self.path)) {
             return;
@@ -291,6 +308,7 @@ impl SealedLog {
             }
         };
         self.take_off_torn();
+        self.displaced = false;
         let (len, file) = file;
         self.next_segment(file, None);
         // Octets that are there are somebody else's.
@@ -380,6 +398,17 @@ impl SealedLog {
     #[must_use]
     pub const fn is_failing(&self) -> bool {
         self.failing
+    }
+
+    /// What is amiss.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        Health {
+            is_failing: self.failing,
+            is_displaced: self.displaced,
+            is_headless: self.keeper.is_headless(),
+            harmed: self.harmed + self.keeper.harmed(),
+        }
     }
 
     /// Records that wait for the disk.
@@ -485,7 +514,7 @@ impl SealedLog {
         self.torn = 0;
     }
 
-    /// Somebody may have cut the file that is written, or taken it away for good.
+    /// Somebody may have cut the file that is written, or taken it away.
     fn look_after(&mut self) {
         let Some(Ok(metadata)) = self.file.as_ref().map(|file| file.metadata()) else { return };
         if !metadata.is_file() {
@@ -494,21 +523,34 @@ impl SealedLog {
         let expected = self.end + self.torn as u64;
         let is_gone = metadata.nlink() == 0;
         if metadata.len() >= expected && !is_gone {
+            let is_there = identity(std::fs::metadata(&self.path)) == Some((metadata.dev(), metadata.ino()));
+            if !is_there && !self.displaced {
+                warn!(path = %self.path.display(), "the file that is written is not there any more: it, or its folder, was renamed; records go on into it, and SIGUSR1 begins a new one");
+            }
+            self.displaced = !is_there;
             return;
         }
-        error!(path = %self.path.display(), expected, found = metadata.len(), is_gone, "SOMEBODY CUT OR REMOVED THE LOG: it goes on in a new segment, and verify-log will tell; rotate by rename, never by copytruncate");
-        let missing = expected.saturating_sub(metadata.len()).min(self.end);
-        self.torn = 0;
-        self.seal(Kind::Batch, true, |seal| seal.missing = (missing > 0).then_some(missing));
+        if !self.displaced {
+            self.harmed += 1;
+            error!(path = %self.path.display(), expected, found = metadata.len(), is_gone, "SOMEBODY CUT OR REMOVED THE LOG: it goes on in a new segment, and verify-log will tell; rotate by rename, never by copytruncate");
+        }
         let closed = segments::closed(&self.folder, &self.log, self.start, self.segment, DATA);
-        let renamed = if is_gone { Ok(()) } else { std::fs::rename(&self.path, closed) };
-        let opened = renamed.and_then(|()| open_live(&self.path));
-        match opened {
+        let moved = if is_gone { std::fs::create_dir_all(&self.folder) } else { std::fs::rename(&self.path, closed) };
+        match moved.and_then(|()| open_live(&self.path)) {
             Ok(file) => {
+                self.displaced = false;
+                let missing = expected.saturating_sub(metadata.len()).min(self.end);
+                self.torn = 0;
+                self.seal(Kind::Batch, true, |seal| seal.missing = (missing > 0).then_some(missing));
                 self.next_segment(file, None);
                 self.begin();
             }
-            Err(error) => warn!(path = %self.path.display(), %error, "the log cannot be opened anew"),
+            Err(error) => {
+                if !self.displaced {
+                    warn!(path = %self.path.display(), %error, "the log cannot be opened anew");
+                }
+                self.displaced = true;
+            }
         }
     }
 
@@ -521,7 +563,7 @@ impl SealedLog {
         let taken = self.retention.take(&self.config, self.end);
         let Some(last) = taken.last() else { return };
         let chain = last.chain.or_else(|| {
-            let (mut chain, path) = (None, last.path(&self.folder, &self.log, segments::SEALS));
+            let (mut chain, path) = (None, last.path(&self.folder, &self.log, SEALS));
             let take = |line: segments::SealLine| chain = line.seal.ok().map(|(seal, _)| seal.chain).or(chain);
             if let Err(error) = segments::read_seals(&path, take) {
                 warn!(path = %path.display(), %error, "the seals of a segment that is to be removed cannot be read");
@@ -541,6 +583,11 @@ impl Drop for SealedLog {
     fn drop(&mut self) {
         self.close(self.now);
     }
+}
+
+/// Which file that is.
+fn identity(metadata: io::Result<Metadata>) -> Option<(u64, u64)> {
+    metadata.ok().map(|one| (one.dev(), one.ino()))
 }
 
 /// Opens a file to append to, made if need be.
