@@ -133,7 +133,12 @@ impl State {
 
 fn write_whole(path: &Path, file: &File<'_>) -> std::io::Result<()> {
     let beside = path.with_extension("json.new");
-    let mut to = std::fs::File::create(&beside)?;
+    // What is there may be somebody else's pipe, which would make us wait.
+    match std::fs::remove_file(&beside) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut to = std::fs::File::create_new(&beside)?;
     serde_json::to_writer_pretty(&mut to, file)?;
     to.write_all(b"\n")?;
     std::fs::rename(beside, path)

@@ -22,33 +22,38 @@ const MAX_FILE: u64 = 64 << 20;
 pub struct Heads {
     path: PathBuf,
     lines: VecDeque<Head>,
+    /// The latest that this sensor's key signed.
+    latest: Option<Head>,
 }
 
 impl Heads {
     /// The file of a log; none yet is none kept. What this key did not sign is somebody else's.
     pub fn load(state: &Path, log: &str, key: &PublicKey) -> io::Result<Self> {
         let path = path(state, log);
-        let (mut heads, others) = match read(&path) {
+        let (heads, others) = match read(&path) {
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::NotFound => (Vec::new(), 0),
             Err(error) => return Err(error),
         };
-        let all = heads.len() + others;
-        heads.retain(|head| head.log == log && head.seal <= MAX_NUMBER && head.is_signed_by(std::slice::from_ref(key)));
-        if heads.len() < all {
+        let is_ours =
+            |head: &&Head| head.log == log && head.seal <= MAX_NUMBER && head.is_signed_by(std::slice::from_ref(key));
+        let ours: Vec<&Head> = heads.iter().filter(is_ours).collect();
+        let others = others + heads.len() - ours.len();
+        if others > 0 {
             warn!(
                 path = %path.display(),
-                others = all - heads.len(),
-                "heads are kept there that this sensor's key did not sign: they are not believed, and go"
+                lines = others,
+                "lines are there that are no heads which this sensor's key signed: they are not believed"
             );
         }
-        Ok(Self { path, lines: heads.into() })
+        let latest = ours.into_iter().max_by_key(|head| head.seal).cloned();
+        Ok(Self { path, lines: heads.into(), latest })
     }
 
     /// The latest.
     #[must_use]
-    pub fn latest(&self) -> Option<&Head> {
-        self.lines.iter().max_by_key(|head| head.seal)
+    pub const fn latest(&self) -> Option<&Head> {
+        self.latest.as_ref()
     }
 
     /// So many.
@@ -59,6 +64,7 @@ impl Heads {
 
     /// Takes one more.
     pub fn push(&mut self, head: Head) {
+        self.latest = Some(head.clone());
         self.lines.push_back(head);
         while self.lines.len() > KEPT {
             self.lines.pop_front();

@@ -146,10 +146,9 @@ impl Recovery<'_> {
     fn run(mut self, heads: &Heads) -> io::Result<Recovered> {
         let live = self.listing.live.seals.as_deref().map(|path| self.summarize_live(path)).transpose()?.flatten();
         let is_live = live.is_some();
-        let newest = || self.listing.closed.values().rev().find_map(|files| files.seals.as_deref());
         let summary = match live {
             Some(live) => Some(live),
-            None => newest().map(|path| self.summarize(path)).transpose()?.flatten(),
+            None => self.newest()?,
         };
         let (mut segment, mut start, mut end, mut left) = (1, self.now, 0, Left::Unsealed);
         let last_time = summary.as_ref().map(|summary| summary.last.time);
@@ -315,8 +314,17 @@ impl Recovery<'_> {
         end
     }
 
-    fn summarize(&self, path: &Path) -> io::Result<Option<Summary>> {
-        Ok(self.summarize_to(path)?.0)
+    /// The newest closed segment of ours; where none is, as that of a sensor that had another key, the newest.
+    fn newest(&self) -> io::Result<Option<Summary>> {
+        let mut newest = None;
+        for path in self.listing.closed.values().rev().filter_map(|files| files.seals.as_deref()) {
+            let Some(summary) = self.summarize_to(path)?.0 else { continue };
+            if summary.is_ours {
+                return Ok(Some(summary));
+            }
+            newest = newest.or(Some(summary));
+        }
+        Ok(newest)
     }
 
     /// The same of the file that is written; a line that a crash cut is taken off.
