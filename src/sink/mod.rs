@@ -9,12 +9,13 @@
 //! | `live` | the tunnels that are open now |
 //! | `usage` | the use of each approval |
 //!
-//! `sensor` is the format of what the sensor says of itself.
+//! `sensor` is the format of what the sensor says of itself; `secret` reads and writes the files of keys.
 
 pub mod archive;
 pub mod live;
 pub mod ndjson;
 pub mod sealed;
+mod secret;
 pub mod sensor;
 pub mod table;
 pub mod usage;
