@@ -36,6 +36,9 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     for mirror in &config.decapsulate.mirrors {
         writeln!(out, "mirror     {}: opened, and no finding", mirror_name(mirror))?;
     }
+    for output in &config.outputs {
+        writeln!(out, "output     {}: {}", output.file, output.format.name())?;
+    }
     if let Some((approvals, folder)) = loaded {
         for warning in approvals.warnings.iter().chain(&approvals.warnings_at(clock(), config.policy.warn_before)) {
             writeln!(out, "warning    {warning}")?;

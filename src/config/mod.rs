@@ -7,6 +7,7 @@ mod filter;
 mod keys;
 mod lint;
 mod log;
+mod outputs;
 mod reader;
 mod sandbox;
 mod service;
@@ -17,6 +18,7 @@ pub use decapsulate::mirror_name;
 pub use filter::{FilterError, Instruction, parse_filter};
 pub use lint::Finding;
 pub use log::{LOG_FOLDERS, LogConfig, RUN_FOLDER, STATE_FOLDER, StateConfig};
+pub use outputs::{Format, JournalConfig, Only, OutputConfig, When};
 pub use sandbox::SandboxConfig;
 pub use service::{ControlConfig, Listen, MAX_SOCKET_PATH, MetricsConfig, Origin};
 pub use settings::{APPROVAL_FOLDERS, no_approvals};
@@ -45,6 +47,10 @@ pub struct Config {
     pub policy: PolicyConfig,
     /// Section `records`.
     pub records: RecordsConfig,
+    /// Tables `outputs`.
+    pub outputs: Vec<OutputConfig>,
+    /// Section `journal`.
+    pub journal: JournalConfig,
     /// Section `state`.
     pub state: StateConfig,
     /// Section `control`.
@@ -195,6 +201,12 @@ impl Config {
         }
         if let Some(section) = top.section("records") {
             self.records.take(&section);
+        }
+        if let Some(sections) = top.sections("outputs") {
+            self.outputs = OutputConfig::take_all(&sections);
+        }
+        if let Some(section) = top.section("journal") {
+            self.journal.take(&section);
         }
         if let Some(section) = top.section("control") {
             self.control.take(&section);

@@ -14,6 +14,7 @@ use super::coverage::{Coverage, DAY, HOUR, Totals};
 use super::state::{clock, now};
 use crate::capture::{Report, Status, Summary};
 use crate::policy::{Approval, Label, Policy};
+use crate::sink::Losses;
 use crate::sink::live::LiveView;
 use crate::sink::sensor::LinkState;
 use crate::sink::usage::Usage;
@@ -75,6 +76,8 @@ pub(super) struct Facts {
     pub log: PathBuf,
     pub sensor_log: PathBuf,
     pub kernel_fast_path: bool,
+    /// By the output's name.
+    pub output_losses: Vec<(String, Losses)>,
     /// An approval that ends within this is told of.
     pub warn_before: Duration,
 }

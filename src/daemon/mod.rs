@@ -8,6 +8,7 @@ mod events;
 mod expiry;
 mod metrics;
 mod opener;
+mod outputs;
 mod place;
 mod records;
 mod reload;
@@ -48,7 +49,6 @@ use crate::capture::{
 };
 use crate::config::{Backend, Config, ConfigError, Origin, no_approvals};
 use crate::policy::Policy;
-use crate::sink::Sink;
 use crate::sink::live::LiveView;
 use crate::sink::sealed::{LogError, SealedLog, segments};
 use crate::sink::sensor::What;
@@ -131,8 +131,8 @@ pub const SUMMARY_FILE: &str = "summary.json";
 pub const SENSOR_LOG: &str = "sensor";
 
 async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: Opened) -> Result<(), DaemonError> {
-    let Opened { policy, sources, interfaces: names, interrupts: _interrupts, folder, state, control_socket, metrics } =
-        opened;
+    let Opened { policy, sources, interfaces: names, interrupts: _interrupts, folder, state, .. } = opened;
+    let Opened { control_socket, metrics, .. } = opened;
     let sensor = config.sensor_name();
     // They have threads of their own, which are to be in the sandbox.
     let open = |name| SealedLog::open(&folder, name, &state, &config.records.log, clock());
@@ -147,8 +147,9 @@ async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: O
     let (control, controls) = mpsc::channel(4);
     let (sensor_control, sensor_controls) = mpsc::channel(4);
     let [gauge, sensor_gauge] = &gauges;
-    let others: Vec<Box<dyn Sink>> = vec![Box::new(Arc::clone(&live)), Box::new(Arc::clone(&usage))];
-    let log = tokio::spawn(run_log(log, interval, others, Arc::clone(gauge), receiver, controls));
+    let outputs = outputs::start(config, &folder, (&live, &usage))?;
+    let run = run_log(log, interval, outputs.sinks, Arc::clone(gauge), receiver, controls);
+    let log = tokio::spawn(run);
     let (mut events, said) = Events::new(Arc::clone(&sensor));
     let sensor_log = tokio::spawn(run_events(sensor_log, interval, said, sensor_controls, Arc::clone(sensor_gauge)));
 
@@ -166,6 +167,7 @@ async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: O
         log: log_path.clone(),
         sensor_log: sensor_path,
         kernel_fast_path: workers.iter().any(|worker| worker.counts_elsewhere),
+        output_losses: outputs.losses,
         warn_before: config.policy.warn_before,
     };
     events.say(What::Start(start(origin, &facts, workers.len())));

@@ -86,9 +86,7 @@ pub(super) async fn run_log(
                 });
             }
             Some(control) = controls.recv() => block_in_place(|| {
-                if matches!(control, Control::Reopen) {
-                    others.iter_mut().for_each(|other| other.reopen(clock()));
-                }
+                others.iter_mut().for_each(|other| other.reopen(clock()));
                 control.obey(&mut log);
             }),
             _ = tick.tick() => block_in_place(|| tick_all(&mut log, &mut others)),
