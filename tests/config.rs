@@ -46,7 +46,7 @@ fn the_shipped_settings_are_the_defaults_and_show_every_key() {
     assert_eq!(config.records.dir.as_deref(), Some(Path::new("/var/log/linewarden")));
     assert_eq!(config.state.dir.as_deref(), Some(Path::new("/var/lib/linewarden")));
     // And there is no other: a nonsense key is answered with all that are known.
-    let sections = ["capture", "decapsulate", "flow", "policy", "records", "journal", "control", "metrics"];
+    let sections = ["capture", "decapsulate", "flow", "policy", "records", "journal", "privacy", "control", "metrics"];
     for section in sections.into_iter().chain(["sandbox", "state", "[outputs]"]) {
         let error = load(&format!("[{section}]\nqqqqqqqqqqqqqqqq = 1\n")).unwrap_err();
         let known = error.split("known here: ").nth(1).unwrap().lines().next().unwrap();
@@ -60,7 +60,7 @@ fn the_shipped_settings_are_the_defaults_and_show_every_key() {
 }
 
 #[test]
-fn outputs_are_read_and_checked() {
+fn outputs_and_what_is_hidden_are_read_and_checked() {
     let config = load("[[outputs]]\nformat = \"zeek\"\nfile = \"z.log\"\nonly = \"findings\"\nkeep = 9\n[[outputs]]\nformat = \"ecs\"\nfile = \"e.json\"\n[journal]\nfindings = false\n").unwrap();
     let [zeek, ecs] = &config.outputs[..] else { panic!("{:?}", config.outputs) };
     assert_eq!((zeek.format, zeek.only, zeek.keep), (Format::Zeek, Only::Findings, 9));
@@ -79,10 +79,13 @@ fn outputs_are_read_and_checked() {
             "another output writes that file",
         ),
         ("[journal]\nfindings = \"yes\"\n".to_owned(), "write \"auto\", or true or false"),
+        ("[privacy]\npseudonyms = true\n".to_owned(), "flow.home_nets"),
     ] {
         let error = load(&text).unwrap_err();
         assert!(error.contains(says), "{text}\n{error}");
     }
+    let hidden = load("[privacy]\npseudonyms = true\n[flow]\nhome_nets = [\"10.0.0.0/8\"]\n").unwrap();
+    assert!(hidden.privacy.pseudonyms);
 }
 
 #[test]

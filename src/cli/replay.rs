@@ -22,6 +22,7 @@ use crate::config::{self, Config, no_approvals};
 use crate::detect::Confidence;
 use crate::policy::{Label, Policy};
 use crate::record::Record;
+use crate::sink::pseudonym::{Missing, Pseudonyms};
 use crate::sink::table::FlowRows;
 use crate::wire::Frame;
 
@@ -171,9 +172,15 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
             return Err(Failure::new(USAGE, message));
         }
     }
+    let pseudonyms = Pseudonyms::open(&config, &policy, Missing::Refuse)?;
     let output = Output::open(options.out.as_deref(), options.format.form())?;
     let output = Mutex::new(output);
-    let take = |record: Record| output.lock().unwrap_or_else(PoisonError::into_inner).write(record);
+    let take = |mut record: Record| {
+        if let Some(pseudonyms) = &pseudonyms {
+            pseudonyms.apply(&mut record);
+        }
+        output.lock().unwrap_or_else(PoisonError::into_inner).write(record);
+    };
     let show_progress = !options.quiet && io::stderr().is_terminal();
     // Who asks for more than records gets it, even where nobody reads these any more.
     let needs_all = options.fail_on.is_some() || options.summary_json.is_some();

@@ -18,7 +18,7 @@ pub use decapsulate::mirror_name;
 pub use filter::{FilterError, Instruction, parse_filter};
 pub use lint::Finding;
 pub use log::{LOG_FOLDERS, LogConfig, RUN_FOLDER, STATE_FOLDER, StateConfig};
-pub use outputs::{Format, JournalConfig, Only, OutputConfig, When};
+pub use outputs::{Format, JournalConfig, Only, OutputConfig, PrivacyConfig, When};
 pub use sandbox::SandboxConfig;
 pub use service::{ControlConfig, Listen, MAX_SOCKET_PATH, MetricsConfig, Origin};
 pub use settings::{APPROVAL_FOLDERS, no_approvals};
@@ -51,6 +51,8 @@ pub struct Config {
     pub outputs: Vec<OutputConfig>,
     /// Section `journal`.
     pub journal: JournalConfig,
+    /// Section `privacy`.
+    pub privacy: PrivacyConfig,
     /// Section `state`.
     pub state: StateConfig,
     /// Section `control`.
@@ -207,6 +209,9 @@ impl Config {
         }
         if let Some(section) = top.section("journal") {
             self.journal.take(&section);
+        }
+        if let Some(section) = top.section("privacy") {
+            self.privacy.take(&section, !self.flow.home_nets.is_empty());
         }
         if let Some(section) = top.section("control") {
             self.control.take(&section);

@@ -1,4 +1,6 @@
-//! Turns `[[outputs]]` and the section `journal` into what is written beside the log.
+//! Turns `[[outputs]]` and the sections `journal` and `privacy` into what is written beside the log, and what is hidden in it.
+
+use std::path::PathBuf;
 
 use super::reader::{Section, Value};
 use super::set;
@@ -79,6 +81,15 @@ pub enum When {
     Never,
 }
 
+/// What is hidden.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PrivacyConfig {
+    /// Pseudonyms stand for addresses of `flow.home_nets`.
+    pub pseudonyms: bool,
+    /// Their key's file; `None`: `pseudonym.key` in the state's folder.
+    pub key: Option<PathBuf>,
+}
+
 /// Names that belong to the log and its companions.
 const TAKEN: [&str; 3] = ["linewarden", "sensor", "summary"];
 const MAX_NAME: usize = 128;
@@ -146,6 +157,23 @@ impl JournalConfig {
                     set(&mut self.findings, when);
                 }
             }
+        }
+        section.finish();
+    }
+}
+
+impl PrivacyConfig {
+    pub(super) fn take(&mut self, section: &Section<'_, '_>, has_home_nets: bool) {
+        if let Some(value) = section.value("pseudonyms") {
+            set(&mut self.pseudonyms, value.boolean());
+            if self.pseudonyms && !has_home_nets {
+                value.wrong(
+                    &"it is the addresses of flow.home_nets that are hidden, and that names no network: fill it in",
+                );
+            }
+        }
+        if let Some(path) = section.value("key").and_then(|value| value.text()) {
+            self.key = Some(path.into());
         }
         section.finish();
     }

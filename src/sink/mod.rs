@@ -7,6 +7,7 @@
 //! | `archive` | a closed segment of it into a compressed one |
 //! | `format` | lines of other tools' formats |
 //! | `output` | files beside the log, in any of these |
+//! | `pseudonym` | records that show pseudonyms for home addresses |
 //! | `table` | a table for people |
 //! | `journal` | entries of findings in the journal |
 //! | `live` | the tunnels that are open now |
@@ -20,6 +21,7 @@ pub mod journal;
 pub mod live;
 pub mod ndjson;
 pub mod output;
+pub mod pseudonym;
 pub mod sealed;
 mod secret;
 pub mod sensor;
