@@ -12,6 +12,7 @@ use crate::cli::{BAD_DATA, Failure, USAGE};
 use crate::config::{Config, LOG_FOLDERS};
 use crate::daemon::clock;
 use crate::store::{Asked, FLOW_LOG, Line, Log, Report, Rows, Selection, StoreError, scan};
+use crate::time::Timestamp;
 
 /// A range of time.
 #[derive(Debug, Args)]
@@ -27,7 +28,16 @@ pub(in crate::cli) struct Range {
 impl Range {
     /// The selection of the range, of the last so long where that is asked for instead.
     pub(in crate::cli) fn selection(&self, last: Option<&str>) -> Result<Selection, Failure> {
-        let now = clock();
+        let (from, to) = self.times(last, clock())?;
+        Ok(Selection::default().from(from).to(to))
+    }
+
+    /// Its two ends, as far as they are said.
+    pub(in crate::cli) fn times(
+        &self,
+        last: Option<&str>,
+        now: Timestamp,
+    ) -> Result<(Option<Timestamp>, Option<Timestamp>), Failure> {
         let time = |text: &Option<String>, option: &str, side| match text {
             None => Ok(None),
             Some(text) => when::time(text, side, now)
@@ -49,25 +59,26 @@ impl Range {
                 format!("--from {from} is not before --to {to}: nothing lies between them"),
             ));
         }
-        Ok(Selection::default().from(from).to(to))
+        Ok((from, to))
     }
 }
 
 /// Opens what is named, or the log where `run` writes it.
 pub(in crate::cli) fn open(paths: &[PathBuf], config: Option<&Path>) -> Result<Log, Failure> {
-    if !paths.is_empty() {
-        return Ok(Log::open(paths, FLOW_LOG)?);
+    find(paths, &Config::load_or_default(config)?).map(|(log, _)| log)
+}
+
+/// The same, and which folders and files it is.
+pub(in crate::cli) fn find(paths: &[PathBuf], config: &Config) -> Result<(Log, Vec<PathBuf>), Failure> {
+    let named = if paths.is_empty() { config.records.dir.as_slice() } else { paths };
+    if !named.is_empty() {
+        return Ok((Log::open(named, FLOW_LOG)?, named.to_vec()));
     }
-    let config = Config::load_or_default(config)?;
-    if let Some(folder) = config.records.dir {
-        return Ok(Log::open(&[folder], FLOW_LOG)?);
-    }
-    let usual = LOG_FOLDERS.map(PathBuf::from);
-    for folder in &usual {
-        match Log::open(std::slice::from_ref(folder), FLOW_LOG) {
+    for folder in LOG_FOLDERS.map(PathBuf::from) {
+        match Log::open(std::slice::from_ref(&folder), FLOW_LOG) {
             Err(StoreError::NoLog { .. }) => {}
             Err(StoreError::Read { error, .. }) if error.kind() == io::ErrorKind::NotFound => {}
-            opened => return Ok(opened?),
+            opened => return Ok((opened?, vec![folder])),
         }
     }
     Err(Failure::new(

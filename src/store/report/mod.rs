@@ -139,7 +139,7 @@ pub struct Integrity {
 pub struct KeyName {
     /// As in `sensor.pub`.
     pub key: String,
-    /// SHA-256 of its 32 octets.
+    /// SHA-256 of it as `openssl pkey -pubin -outform DER` writes it.
     pub sha256: String,
 }
 
