@@ -206,7 +206,9 @@ fn integrity(options: &Options, config: &Config, folder: &Path) -> Result<Integr
     }
     let octets = match work(folder) {
         Ok(octets) => octets,
-        Err(error @ VerifyError::NoLog(_)) => return not_verified(error.to_string()),
+        Err(VerifyError::NoLog(_)) => {
+            return not_verified("there are no seals in it: it was not written by `linewarden run`".to_owned());
+        }
         Err(error) => return Err(Failure::new(FAILED, error)),
     };
     let keys = match verify_log::keys(&options.key, &state) {

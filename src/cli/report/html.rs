@@ -203,22 +203,23 @@ fn interfaces(sensor: &Sensor) -> Markup {
         h3 { "Sensor " (sensor.sensor) }
         div.wide { table {
             thead { tr {
-                th { "Interface" } th { "Covered" } th.number { "Share" } th.number { "Packets" } th.number { "Octets" }
-                th.number { "Dropped by kernel" } th.number { "missed by NIC" } th.number { "Unreadable" }
-                th.number { "One-way flows" } th.number { "Longest silence" }
+                th { "Interface" } th { "Covered" } th.number { "Packets" } th.number { "Octets" }
+                th.number { "Dropped by" br; "kernel, NIC" } th.number { "Unreadable" }
+                th.number { "One-way flows" } th.number { "Longest" br; "silence" }
             } }
             tbody {
                 @for of in &sensor.interfaces {
                     tr {
                         td { (of.interface) }
-                        td { (chart::timeline(of)) }
-                        td.number { (percent(of.covered_share)) }
+                        td { (chart::timeline(of)) (percent(of.covered_share)) }
                         td.number { (count(of.packets)) }
                         td.number { (octets(of.octets)) }
-                        td.number { @match of.dropped_kernel { Some(dropped) => { (count(dropped)) } None => { "not counted" } } }
-                        td.number { (count(of.dropped_nic)) }
-                        td.number { (count(of.unreadable)) @if let Some(share) = of.unreadable_share { " (" (percent(share)) ")" } }
-                        td.number { (count(of.flows_one_way)) @if let Some(share) = of.one_way_share { " (" (percent(share)) ")" } }
+                        td.number {
+                            @match of.dropped_kernel { Some(dropped) => { (count(dropped)) } None => { "not counted" } }
+                            ", " (count(of.dropped_nic))
+                        }
+                        td.number { (count(of.unreadable)) @if let Some(share) = of.unreadable_share { br; (percent(share)) } }
+                        td.number { (count(of.flows_one_way)) @if let Some(share) = of.one_way_share { br; (percent(share)) } }
                         td.number { (count(of.longest_silence_seconds)) " s" }
                     }
                 }
@@ -256,13 +257,13 @@ fn policy(report: &Report) -> Markup {
                     @for change in &report.policy {
                         tr {
                             td.time { (time(change.time)) }
-                            td { (change.sensor) }
+                            td.time { (change.sensor) }
                             td { @match change.what {
                                 ChangeKind::AtFirst => "in force when the range began",
                                 ChangeKind::Loaded => "came into force",
                                 ChangeKind::ReloadFailed => { span.bad-text { "was wrong, and changed nothing" } }
                             } }
-                            td { code { (short(&change.revision)) } }
+                            td.time { code { (short(&change.revision)) } }
                             td.number { @if let Some(approvals) = change.approvals { (count(approvals as u64)) } }
                             td { (difference(change)) }
                         }
@@ -304,9 +305,10 @@ fn folder(of: &Integrity) -> Markup {
             @match (of.is_whole, &of.not_verified) {
                 (Some(true), _) => { span.good-text { "✓ whole" } }
                 (Some(false), _) => { span.bad-text { "✗ not whole" } }
-                (None, why) => { span.note-text { "not verified" @if let Some(why) = why { ": " (why) } } }
+                (None, _) => { span.note-text { "not verified" } }
             }
         }
+        @if let Some(why) = &of.not_verified { p { (why) } }
         @if !of.logs.is_empty() {
             div.wide { table {
                 thead { tr { th { "Log" } th { "Result" } th.number { "Segments" } th.number { "Seals" } th.number { "Records" } th { "Sealed (UTC)" } th { "Signed up to" } th { "Heads" } } }
@@ -364,5 +366,5 @@ fn remark(remark: Remark) -> Markup {
         Remark::EndsWithin30Days | Remark::Expired | Remark::Unused | Remark::OnlyInRecords => "note-text",
         _ => "soft",
     };
-    html! { span.remark class=(class) { (remark.meaning()) } }
+    html! { span class={ "remark " (class) } { (remark.meaning()) } }
 }

@@ -478,7 +478,11 @@ const fn back(at: Timestamp, seconds: u64) -> Timestamp {
 
 /// A length of time for people.
 fn length(seconds: f64) -> String {
-    if seconds < 120.0 { format!("{seconds:.1} s") } else { format!("{:.1} min", seconds / 60.0) }
+    match Duration::try_from_secs_f64(seconds).map_or(0, |length| length.as_secs()) {
+        0..120 => format!("{seconds:.1} s"),
+        whole @ 120..7200 => format!("{} min", whole / 60),
+        whole => format!("{} h {} min", whole / 3600, whole / 60 % 60),
+    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a share, told with a few digits")]

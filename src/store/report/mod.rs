@@ -14,6 +14,8 @@ mod coverage;
 mod flows;
 mod period;
 mod policy;
+#[cfg(test)]
+mod tests;
 mod tunnels;
 mod usage;
 
@@ -171,16 +173,14 @@ pub struct Sensors {
 const TOLD: usize = 5;
 
 impl Sensors {
+    fn new(period: Period) -> Self {
+        Self { trackers: BTreeMap::new(), history: History::new(period), events: 0, damaged: 0, damages: Vec::new() }
+    }
+
     /// Reads what was said up to the end of the period: what was in force before it began is asked, too.
     #[must_use]
     pub fn read(log: &Log, period: Period) -> Self {
-        let mut this = Self {
-            trackers: BTreeMap::new(),
-            history: History::new(period),
-            events: 0,
-            damaged: 0,
-            damages: Vec::new(),
-        };
+        let mut this = Self::new(period);
         // A minute that ends behind the range may have begun in it.
         let until = period.to + std::time::Duration::from_hours(1);
         let wanted = |contents: &Contents| contents.first.is_none_or(|first| first < until);
@@ -291,7 +291,7 @@ impl Report {
                 (Some(false), _) => doubt(format!("{}: the log is not whole", of.folder.display())),
                 (None, why) => {
                     let why = why.as_deref().unwrap_or("it was not asked for");
-                    doubt(format!("{}: whether the log is whole was not verified: {why}", of.folder.display()));
+                    doubt(format!("{}: the log was not verified: {why}", of.folder.display()));
                 }
             }
         }

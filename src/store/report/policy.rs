@@ -430,7 +430,7 @@ impl Approval {
         let end = Timestamp::from_nanos(period.to.as_nanos().saturating_sub(1));
         let mut in_force = false;
         if let Some(terms) = &terms {
-            let days = |days: u64| end + Duration::from_hours(24 * days);
+            let days = |days: u64| period.to + Duration::from_hours(24 * days);
             let is_early = terms.valid_from.is_some_and(|from| from > end);
             in_force = removed.is_none() && !is_early && terms.valid_until > end;
             if removed.is_some() {

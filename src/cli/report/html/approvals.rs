@@ -9,6 +9,7 @@ use super::super::text::{count, octets, percent, rate, time};
 use super::{plural, remark};
 use crate::policy::ApprovalKind;
 use crate::store::report::{Approval, Remark, Report};
+use crate::time::Timestamp;
 
 /// Approvals whose use is drawn, those with most octets; the table has all.
 const DRAWN: usize = 200;
@@ -62,8 +63,8 @@ fn table(approvals: &[&Approval], with_boxes: bool) -> Markup {
     html! {
         div.wide { table {
             thead { tr {
-                th { "Approval" } th { "Owner" } th { "Reference, need" }
-                @if !with_boxes { th { "For" } }
+                th { "Approval" } th { "Owner" } th.roomy { "Reference, need" }
+                @if !with_boxes { th.roomy { "For" } }
                 th { "Valid (UTC)" } th { "Last used" } th.number { "Flows" } th.number { "Octets" }
                 th { "Remarks" }
                 @if with_boxes { th { "Decision" } }
@@ -99,13 +100,30 @@ fn valid(approval: &Approval) -> Markup {
         @match &approval.terms {
             None => "not known",
             Some(terms) => {
-                @if let Some(from) = terms.valid_from { (time(from)) br; }
-                "until " (time(terms.valid_until))
+                @if let Some(from) = terms.valid_from { "from " (moment(from)) br; }
+                (until(terms.valid_until))
                 @if let Some(removed) = approval.removed { br; span.note-text { "removed " (time(removed)) } }
             }
         }
     }
 }
+
+/// A day's first moment is the day.
+fn moment(at: Timestamp) -> String {
+    let text = time(at);
+    text.strip_suffix(" 00:00:00").map_or_else(|| text.clone(), str::to_owned)
+}
+
+/// The end of a validity, which is the first moment behind it.
+fn until(at: Timestamp) -> String {
+    if at.as_nanos() % DAY == 0 && at.as_nanos() >= DAY {
+        return format!("through {}", moment(Timestamp::from_nanos(at.as_nanos() - DAY)));
+    }
+    format!("until {}", time(at))
+}
+
+/// Nanoseconds of a day.
+const DAY: u64 = 86_400_000_000_000;
 
 /// What it is for.
 fn terms(approval: &Approval) -> Markup {

@@ -35,7 +35,7 @@ pub(super) fn tunnels(report: &Report) -> Markup {
             h3 { "Their evidence" }
             div.wide { table {
                 thead { tr { th { "Code" } th { "Meaning" } th { "Clause" } } }
-                tbody { @for (code, (meaning, clause)) in codes(&listed) { tr { td { code { (code) } } td { (meaning) } td { (clause) } } } }
+                tbody { @for (code, (meaning, clause)) in codes(&listed) { tr { td.time { code { (code) } } td { (meaning) } td { (clause) } } } }
             } }
         }
     }
