@@ -119,7 +119,7 @@ fn tiles(report: &Report) -> Markup {
     let (approved, approved_octets) = total(report, Label::AuthorizedLeasedLine);
     let (unapproved, unapproved_octets) = total(report, Label::UnapprovedVpnTunnel);
     let tunnels = report.tunnels.len() as u64 + report.tunnels_left_out.tunnels;
-    let in_force = report.approvals.iter().filter(|approval| approval.in_force).count() as u64;
+    let in_force = report.approvals.iter().filter(|approval| approval.in_force == Some(true)).count() as u64;
     let to_decide = report.approvals.iter().filter(|approval| approvals::calls_for_decision(approval)).count() as u64;
     let integrity = &report.integrity;
     let (whole, class) = if integrity.iter().any(|of| of.is_whole == Some(false)) {

@@ -171,7 +171,7 @@ fn approvals(report: &Report) -> Vec<u8> {
             optional(terms.and_then(|terms| terms.need.as_ref())),
             at(terms.and_then(|terms| terms.valid_from)),
             at(terms.map(|terms| terms.valid_until)),
-            of.in_force.to_string(),
+            optional(of.in_force.as_ref()),
             at(of.removed),
             joined(of.remarks.iter().map(|remark| remark.meaning())),
             of.flows.to_string(),

@@ -260,8 +260,7 @@ impl Report {
         let has_sensors = sensors.as_ref().is_some_and(|sensors| !sensors.trackers.is_empty());
         if !has_sensors {
             doubt(
-                "there is no sensor.ndjson beside the records: nothing says what was captured, nor what was in force"
-                    .to_owned(),
+                "no sensor.ndjson that can be read lies beside the records: nothing says what was captured, nor what was in force".to_owned(),
             );
         }
         let mut history = History::new(period);

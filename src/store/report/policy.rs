@@ -99,8 +99,8 @@ pub struct Approval {
     pub reference: String,
     /// The approval as it was in force last; null where only records name it.
     pub terms: Option<ApprovalInForce>,
-    /// It was in force at the range's end, as far as is known, and its time had begun and not ended.
-    pub in_force: bool,
+    /// It was in force at the range's end, and its time had begun and not ended; null where that is not known.
+    pub in_force: Option<bool>,
     /// When it was taken out of force.
     pub removed: Option<Timestamp>,
     /// What is to be said of it.
@@ -428,11 +428,11 @@ impl Approval {
         }
         // A range that ends with a day ends with what is valid through that day.
         let end = Timestamp::from_nanos(period.to.as_nanos().saturating_sub(1));
-        let mut in_force = false;
+        let mut in_force = None;
         if let Some(terms) = &terms {
             let days = |days: u64| period.to + Duration::from_hours(24 * days);
             let is_early = terms.valid_from.is_some_and(|from| from > end);
-            in_force = removed.is_none() && !is_early && terms.valid_until > end;
+            in_force = Some(removed.is_none() && !is_early && terms.valid_until > end);
             if removed.is_some() {
                 remarks.insert(Remark::Removed);
             } else if is_early {

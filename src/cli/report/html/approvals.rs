@@ -29,7 +29,7 @@ pub(super) fn approvals(report: &Report) -> Markup {
         div.wide { table {
             thead { tr { th { "" } th.number { "Approvals" } th { "Which" } } }
             tbody {
-                tr { td { "in force at the range's end" } td.number { (count(report.approvals.iter().filter(|approval| approval.in_force).count() as u64)) } td { "all below that say so" } }
+                tr { td { "in force at the range's end" } td.number { (count(report.approvals.iter().filter(|approval| approval.in_force == Some(true)).count() as u64)) } td { "all below that say so" } }
                 @for kind in Remark::ALL {
                     @let of: Vec<_> = report.approvals.iter().filter(|approval| approval.remarks.contains(&kind)).map(|approval| &*approval.id).collect();
                     tr {
@@ -72,7 +72,7 @@ fn table(approvals: &[&Approval], with_boxes: bool) -> Markup {
             tbody {
                 @for approval in approvals.iter().take(LISTED) {
                     tr {
-                        td { b { (approval.id) } @if approval.in_force { br; span.soft { "in force" } } }
+                        td { b { (approval.id) } @if approval.in_force == Some(true) { br; span.soft { "in force" } } }
                         td { (approval.owner) }
                         td { (approval.reference) @if let Some(need) = approval.terms.as_ref().and_then(|terms| terms.need.as_ref()) { br; span.soft { (need) } } }
                         @if !with_boxes { td { (terms(approval)) } }
