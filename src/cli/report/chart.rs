@@ -81,6 +81,7 @@ pub(super) fn peak(peak: &Peak, capacity: u64, share: f64) -> Markup {
             rect.bar x="1" y="3" width=(places(filled)) height="10" {
                 title { (rate(peak.bits_per_second)) " from " (time(peak.from)) }
             }
+            line.edge x1=(places(1.0 + limit)) x2=(places(1.0 + limit)) y1="0" y2="16" {}
             line.limit x1=(places(1.0 + limit)) x2=(places(1.0 + limit)) y1="0" y2="16" {
                 title { "capacity " (rate(capacity)) }
             }
