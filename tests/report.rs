@@ -39,6 +39,20 @@ fn json(log: &Path, more: &[&str]) -> Value {
     .unwrap()
 }
 
+/// It is as `tests/report.schema.json` documents it, and says nothing that is not documented.
+#[track_caller]
+fn assert_documented(report: &Value) {
+    let schema = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/report.schema.json")).unwrap();
+    let schema = serde_json::from_str(&schema).unwrap();
+    let validator = jsonschema::options().should_validate_formats(true).build(&schema).unwrap();
+    if let Err(error) = validator.validate(report) {
+        panic!("{error} at {}", error.instance_path());
+    }
+    let mut wrong = report.clone();
+    wrong["head"]["extra"] = 1.into();
+    assert!(!validator.is_valid(&wrong), "the schema lets anything pass");
+}
+
 fn text<'a>(record: &'a Value, field: &str) -> &'a str {
     record[field].as_str().unwrap()
 }
@@ -123,6 +137,7 @@ fn figures_are_those_of_a_plain_look() {
             .collect();
         assert_eq!(found, tunnels);
         assert_eq!(report["evidence"]["complete"], false);
+        assert_documented(&report);
     }
 }
 
@@ -254,6 +269,7 @@ fn what_a_sensor_left_behind_is_complete_and_whole_until_somebody_changes_it() {
     assert_eq!(done.err, "");
     let report: Value = serde_json::from_str(&done.out).unwrap();
     assert_eq!(report["evidence"], json!({"complete": true, "doubts": []}), "{report:#}");
+    assert_documented(&report);
     assert_eq!(report["sensors"][0]["sensor"], "berlin-1");
     let wan = &report["sensors"][0]["interfaces"][0];
     assert_eq!((&wan["interface"], &wan["covered_share"]), (&json!("wan0"), &json!(1.0)));

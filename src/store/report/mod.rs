@@ -7,15 +7,18 @@
 //! | `flows` | records into flows that count once |
 //! | `usage` | approved flows into the use of each approval |
 //! | `tunnels` | unapproved flows into tunnels |
-//! | `coverage` | events of sensors into coverage and gaps |
-//! | `policy` | approvals in force into remarks and changes |
+//! | `tracker` | events of sensors into `coverage` and gaps |
+//! | `policy` | events of sensors into changes of the approvals in force |
+//! | `approvals` | their terms and use into what is to be said of each |
 
+mod approvals;
 mod coverage;
 mod flows;
 mod period;
 mod policy;
 #[cfg(test)]
 mod tests;
+mod tracker;
 mod tunnels;
 mod usage;
 
@@ -25,14 +28,15 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+pub use self::approvals::{Approval, Day, Peak, Refused, Remark};
 pub use self::coverage::{Gap, Interface, Sensor, Why};
 pub use self::flows::{Flows, Look, Part};
 pub use self::period::{LONGEST, Period};
-pub use self::policy::{Approval, Change, ChangeKind, Changed, Day, Peak, Refused, Remark};
+pub use self::policy::{Change, ChangeKind, Changed};
 pub use self::tunnels::{Beyond, Evidence as Sign, Tunnel};
 
-use self::coverage::{MOST_GAPS, Tracker};
 use self::policy::History;
+use self::tracker::{MOST_GAPS, Tracker};
 use super::log::{Buffers, Log};
 use super::verify;
 use crate::policy::{Label, Reason};

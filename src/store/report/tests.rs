@@ -115,7 +115,14 @@ impl Said {
     }
 
     fn report(&self, period: Period, records: &[Record]) -> Report {
-        report(period, records, Some(self.sensors(period)))
+        let report = report(period, records, Some(self.sensors(period)));
+        let schema = include_str!("../../../tests/report.schema.json");
+        let validator = jsonschema::validator_for(&serde_json::from_str(schema).unwrap()).unwrap();
+        let json = serde_json::to_value(&report).unwrap();
+        if let Err(error) = validator.validate(&json) {
+            panic!("{error} at {}", error.instance_path());
+        }
+        report
     }
 }
 
