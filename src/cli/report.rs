@@ -184,10 +184,10 @@ fn integrity(options: &Options, config: &Config, folder: &Path) -> Result<Integr
     let key_files = if options.key.is_empty() { default.as_slice() } else { &options.key };
     let mut command = format!("linewarden verify-log {}", quoted(folder));
     for key in key_files {
-        command.push_str(&format!(" --key {}", quoted(key)));
+        command.extend([" --key ", &quoted(key)]);
     }
     if let Some(heads) = &options.heads {
-        command.push_str(&format!(" --heads {}", quoted(heads)));
+        command.extend([" --heads ", &quoted(heads)]);
     }
     let told = |not_verified, is_whole, keys, logs| Integrity {
         folder: folder.to_owned(),

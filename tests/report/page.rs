@@ -77,7 +77,7 @@ fn the_page_is_well_formed_and_fetches_nothing() {
         &texts,
         &[
             "Evidence not complete",
-            "there is no event of a sensor that tells",
+            "Which approvals were in force, and what they say, is not known",
             "unapproved_vpn_tunnel",
             "an auditor",
             "openvpn.client_reset",

@@ -53,9 +53,11 @@ pub(super) fn days(head: &Head, days: &[Day]) -> Markup {
                     }
                 }
             } @else {
-                path.bars stroke-width=(places(width)) d=(bars.map(|(left, height, _)| {
-                    format!("M{} {}v-{}", places(left + width / 2.0), places(8.0 + HEIGHT), places(height))
-                }).collect::<String>()) {}
+                path.bars stroke-width=(places(width)) d={
+                    @for (left, height, _) in bars {
+                        "M" (places(left + width / 2.0)) " " (places(8.0 + HEIGHT)) "v-" (places(height))
+                    }
+                } {}
             }
             @for (day, anchor) in marks {
                 @let at = match anchor { "start" => 0.0, "end" => all as f64, _ => (day - first) as f64 + 0.5 };

@@ -135,7 +135,11 @@ fn tiles(report: &Report) -> Markup {
             div.tile { span.soft { "Unapproved tunnels" } b.bad-text[tunnels > 0] { (count(tunnels)) }
                 (plural(unapproved, "flow")) ", " (octets(unapproved_octets)) }
             div.tile { span.soft { "Approved use" } b { (octets(approved_octets)) } (plural(approved, "flow")) }
-            div.tile { span.soft { "Approvals in force" } b { (count(in_force)) } (count(to_decide)) " of all to decide on" }
+            div.tile {
+                span.soft { "Approvals in force" }
+                b { @if report.policy.is_empty() { "?" } @else { (count(in_force)) } }
+                (count(to_decide)) " of all to decide on"
+            }
             div.tile { span.soft { "The log" } b class=(class) { (whole) } "see " a href="#integrity" { "integrity" } }
         }
     }
@@ -155,7 +159,7 @@ fn coverage(report: &Report) -> Markup {
             }
         }
         h3 { "Gaps" }
-        @if report.gaps.is_empty() && !report.sensors.is_empty() { p { "None." } }
+        @if report.gaps.is_empty() { p { @if report.sensors.is_empty() { "Not known." } @else { "None." } } }
         @if !report.gaps.is_empty() {
             div.wide { table {
                 thead { tr { th { "Sensor, interface" } th { "From (UTC)" } th { "To" } th.number { "Length" } th { "Why" } th.number { "How much" } } }
@@ -249,7 +253,7 @@ fn amount(gap: &Gap) -> String {
 fn policy(report: &Report) -> Markup {
     html! {
         h2 #policy { "5  Policy history" }
-        @if report.policy.is_empty() { p { "Nothing is known of the approvals in force: there is no event of a sensor that tells." } }
+        @if report.policy.is_empty() { p { "Not known: there is no event of a sensor that tells." } }
         @else {
             div.wide { table {
                 thead { tr { th { "Time (UTC)" } th { "Sensor" } th { "What" } th { "Revision" } th.number { "Approvals" } th { "Difference" } } }

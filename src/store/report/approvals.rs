@@ -178,7 +178,7 @@ impl Approval {
         period: &Period,
         id: Arc<str>,
         terms: Option<(ApprovalInForce, Option<Timestamp>)>,
-        used: Use,
+        used: &Use,
         is_known: bool,
     ) -> Self {
         let (terms, removed) = terms.map_or((None, None), |(terms, removed)| (Some(terms), removed));
@@ -257,7 +257,7 @@ impl Approval {
                 .filter(|(_, octets)| **octets > 0)
                 .map(|(day, octets)| Day { day: date(*day), octets: *octets, number: *day })
                 .collect(),
-            peak: peak(period, &used, capacity),
+            peak: peak(period, used, capacity),
             refused,
             terms,
         }

@@ -5,6 +5,7 @@
 //! order of the log, until its flow ends.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -196,7 +197,7 @@ fn marked(flow: u64, verdict: Verdict, line: &Line<'_>, raw: &[u8]) -> Option<Ma
     let mut seen_on = line.interface.to_string();
     if !line.vlan.is_empty() {
         let vlan = line.vlan.iter().map(u16::to_string).collect::<Vec<_>>().join(".");
-        seen_on.push_str(&format!(" VLAN {vlan}"));
+        let _ = write!(seen_on, " VLAN {vlan}");
     }
     Some(Marked {
         flow,
@@ -261,19 +262,16 @@ impl Flows {
 
     fn follow(&mut self, marked: Marked) {
         let (flow, is_end) = (marked.flow, marked.is_end);
-        let mut followed = match self.open.remove(&flow) {
-            Some(Open::Marked(mut followed)) => {
-                followed.last = marked;
-                followed
-            }
-            _ => {
-                let outer = marked.outer.and_then(|outer| self.open.get(&outer));
-                let outer_approval = match outer {
-                    Some(Open::Marked(outer)) => outer.last.approval.as_ref().map(|named| Arc::clone(&named.id)),
-                    _ => None,
-                };
-                Box::new(Followed { course: Course::new(marked.start), last: marked, outer_approval })
-            }
+        let mut followed = if let Some(Open::Marked(mut followed)) = self.open.remove(&flow) {
+            followed.last = marked;
+            followed
+        } else {
+            let outer = marked.outer.and_then(|outer| self.open.get(&outer));
+            let outer_approval = match outer {
+                Some(Open::Marked(outer)) => outer.last.approval.as_ref().map(|named| Arc::clone(&named.id)),
+                _ => None,
+            };
+            Box::new(Followed { course: Course::new(marked.start), last: marked, outer_approval })
         };
         followed.course.push(&self.period, followed.last.end, followed.last.octets);
         if is_end {

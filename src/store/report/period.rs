@@ -140,12 +140,16 @@ impl Course {
     /// A record says how much had come by then.
     pub(super) fn push(&mut self, period: &Period, at: Timestamp, octets: Ways) {
         let Some((last, before)) = self.0.last().copied() else { return };
+        // Totals grow. Where they do not, the latest is right.
+        if octets[0] < before[0] || octets[1] < before[1] {
+            self.0.iter_mut().for_each(|(_, held)| *held = [held[0].min(octets[0]), held[1].min(octets[1])]);
+        }
         if last >= period.to {
             return;
         }
         // Records of a flow come in the order of time; whatever does not is taken as come at once.
         let at = at.max(last);
-        let point = (at, [octets[0].max(before[0]), octets[1].max(before[1])]);
+        let point = (at, octets);
         if at < period.from {
             self.0.clear();
         } else if let [.., (one, _), (_, _)] = self.0.as_slice()
@@ -211,7 +215,9 @@ mod tests {
             let (mut now, mut octets) = (0, [0, 0]);
             for (seconds, forward, back) in steps {
                 now += seconds;
-                octets = [octets[0] + forward, octets[1] + back];
+                // Now and then less than before.
+                octets = if forward < 100 { [octets[0] / 2, octets[1]] } else { [octets[0] + forward, octets[1] + back] };
+                all.iter_mut().for_each(|(_, held): &mut (_, Ways)| *held = [held[0].min(octets[0]), held[1].min(octets[1])]);
                 course.push(&period, at(now), octets);
                 all.push((at(now), octets));
             }

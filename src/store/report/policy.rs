@@ -199,11 +199,11 @@ impl History {
             .into_iter()
             .map(|(id, (terms, removed))| {
                 let used = uses.take(&id).unwrap_or_default();
-                Approval::new(&period, id, Some((terms, removed)), used, is_known)
+                Approval::new(&period, id, Some((terms, removed)), &used, is_known)
             })
             .collect();
         let (rest, beyond) = uses.rest();
-        approvals.extend(rest.into_iter().map(|(id, used)| Approval::new(&period, id, None, used, is_known)));
+        approvals.extend(rest.into_iter().map(|(id, used)| Approval::new(&period, id, None, &used, is_known)));
         approvals.sort_by(|one, other| one.id.cmp(&other.id));
         let left_out = approvals.len().saturating_sub(MOST_APPROVALS) as u64;
         approvals.truncate(MOST_APPROVALS);

@@ -121,14 +121,13 @@ impl Tunnels {
         let Sighting { record, octets, seen_on } = sighting;
         let (Some(protocol), Some(confidence)) = (record.tunnel, record.confidence) else { return };
         let (low, high) = (record.src_ip.min(record.dst_ip), record.src_ip.max(record.dst_ip));
-        match self.by_ends.get_mut(&(protocol, low, high)) {
-            Some(held) => held.add(*record, confidence, octets, seen_on),
-            None => {
-                self.by_ends.insert((protocol, low, high), Held::new(*record, (protocol, confidence), octets, seen_on));
-                if self.by_ends.len() > 2 * MOST_TUNNELS {
-                    self.cut();
-                }
-            }
+        if let Some(held) = self.by_ends.get_mut(&(protocol, low, high)) {
+            held.add(*record, confidence, octets, seen_on);
+            return;
+        }
+        self.by_ends.insert((protocol, low, high), Held::new(*record, (protocol, confidence), octets, seen_on));
+        if self.by_ends.len() > 2 * MOST_TUNNELS {
+            self.cut();
         }
     }
 

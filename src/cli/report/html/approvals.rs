@@ -26,7 +26,9 @@ pub(super) fn approvals(report: &Report) -> Markup {
     to_decide.sort_by_key(|approval| approval.remarks.first().copied());
     html! {
         h2 #approvals { "2  Approvals" }
-        div.wide { table {
+        @if report.policy.is_empty() {
+            p.bad-text { "Which approvals were in force, and what they say, is not known: there is no event of a sensor that tells. Below are those that records name." }
+        } @else { div.wide { table {
             thead { tr { th { "" } th.number { "Approvals" } th { "Which" } } }
             tbody {
                 tr { td { "in force at the range's end" } td.number { (count(report.approvals.iter().filter(|approval| approval.in_force == Some(true)).count() as u64)) } td { "all below that say so" } }
@@ -39,9 +41,9 @@ pub(super) fn approvals(report: &Report) -> Markup {
                     }
                 }
             }
-        } }
+        } } }
         h3 { "To decide" }
-        @if to_decide.is_empty() { p { "Nothing." } }
+        @if to_decide.is_empty() { p { "Nothing" @if report.policy.is_empty() { ", as far as records tell" } "." } }
         @else { (table(&to_decide, true)) }
         h3 { "All" }
         @if report.approvals.is_empty() { p { "No approval was in force in the range, and no record names one." } }
@@ -116,7 +118,7 @@ fn moment(at: Timestamp) -> String {
 
 /// The end of a validity, which is the first moment behind it.
 fn until(at: Timestamp) -> String {
-    if at.as_nanos() % DAY == 0 && at.as_nanos() >= DAY {
+    if at.as_nanos().is_multiple_of(DAY) && at > Timestamp::ZERO {
         return format!("through {}", moment(Timestamp::from_nanos(at.as_nanos() - DAY)));
     }
     format!("until {}", time(at))
