@@ -22,7 +22,7 @@ use crate::daemon::clock;
 use crate::sink::sealed::key::PUBLIC_FILE;
 use crate::store::report::{Flows, Integrity, KeyName, LONGEST, Maker, Part, Period, Report, Sensors};
 use crate::store::verify::{Means, VerifyError, verify, work};
-use crate::store::{Log, Rows, SENSOR_LOG, Selection, StoreError};
+use crate::store::{FLOW_LOG, Log, Rows, SENSOR_LOG, Selection, StoreError};
 use crate::time::Timestamp;
 
 /// Arguments of the command.
@@ -92,7 +92,11 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let now = clock();
     let period = period(options, now)?;
     let config = Config::load_or_default(options.config.as_deref())?;
-    let (mut log, paths) = source::find(&options.paths, &config)?;
+    let (mut log, paths) = if options.paths.is_empty() {
+        source::find(&config).map(|(log, folder)| (log, vec![folder]))?
+    } else {
+        (Log::open(&options.paths, FLOW_LOG)?, options.paths.clone())
+    };
     let sensors = sensors(&paths, period)?;
     let integrity = paths.iter().map(|path| integrity(options, &config, path)).collect::<Result<Vec<_>, Failure>>()?;
     if options.no_index {

@@ -65,20 +65,22 @@ impl Range {
 
 /// Opens what is named, or the log where `run` writes it.
 pub(in crate::cli) fn open(paths: &[PathBuf], config: Option<&Path>) -> Result<Log, Failure> {
-    find(paths, &Config::load_or_default(config)?).map(|(log, _)| log)
+    if !paths.is_empty() {
+        return Ok(Log::open(paths, FLOW_LOG)?);
+    }
+    find(&Config::load_or_default(config)?).map(|(log, _)| log)
 }
 
-/// The same, and which folders and files it is.
-pub(in crate::cli) fn find(paths: &[PathBuf], config: &Config) -> Result<(Log, Vec<PathBuf>), Failure> {
-    let named = if paths.is_empty() { config.records.dir.as_slice() } else { paths };
-    if !named.is_empty() {
-        return Ok((Log::open(named, FLOW_LOG)?, named.to_vec()));
+/// The log where `run` writes it, and its folder.
+pub(in crate::cli) fn find(config: &Config) -> Result<(Log, PathBuf), Failure> {
+    if let Some(folder) = &config.records.dir {
+        return Ok((Log::open(std::slice::from_ref(folder), FLOW_LOG)?, folder.clone()));
     }
     for folder in LOG_FOLDERS.map(PathBuf::from) {
         match Log::open(std::slice::from_ref(&folder), FLOW_LOG) {
             Err(StoreError::NoLog { .. }) => {}
             Err(StoreError::Read { error, .. }) if error.kind() == io::ErrorKind::NotFound => {}
-            opened => return Ok((opened?, vec![folder])),
+            opened => return Ok((opened?, folder)),
         }
     }
     Err(Failure::new(
