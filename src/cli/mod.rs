@@ -68,10 +68,7 @@ enum Command {
     ///
     /// One file of HTML that needs no network and prints well, JSON, or a folder of CSV tables. A flow counts once, by its
     /// latest record; octets that its records say came between two times are spread evenly over the time between, and what
-    /// of it lies in the range counts. The log is verified on the way. For example:
-    ///
-    ///   linewarden report /var/log/linewarden --from 2026-11-01 --to 2026-11-30 --out november.html
-    #[command(verbatim_doc_comment)]
+    /// of it lies in the range counts. The log is verified on the way.
     Report(Box<report::Options>),
     /// Check that the log is whole: signed seals, the chain of them, and every record under it
     VerifyLog(verify_log::Options),

@@ -28,7 +28,7 @@ use crate::time::Timestamp;
 /// Arguments of the command.
 #[derive(Debug, Args)]
 #[command(
-    after_long_help = "Exit code 0: the report is written; 65: it is written, and the log is not whole or parts of it cannot be read, or there is nothing to report."
+    after_long_help = "Example: linewarden report /var/log/linewarden --from 2026-11-01 --to 2026-11-30 --out november.html\n\nExit code 0: the report is written; 65: it is written, and the log is not whole or parts of it cannot be read, or there is nothing to report."
 )]
 pub struct Options {
     /// Folders of the log, or files of it (.ndjson, .ndjson.zst) in the order of their time [default: records.dir, else
@@ -38,10 +38,9 @@ pub struct Options {
     /// Settings, for records.dir and state.dir
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Without --from and --last, the 30 days before --to; without --to, until now
     #[command(flatten)]
     range: Range,
-    /// The last so long, as 30d
+    /// The last so long, as 24h [default without --from: the 30 days before --to]
     #[arg(long, value_name = "TIME", conflicts_with = "from")]
     last: Option<String>,
     /// How to write it
