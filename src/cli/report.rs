@@ -6,7 +6,7 @@ mod tables;
 mod text;
 
 use std::fs::{self, File};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use crate::daemon::clock;
 use crate::sink::sealed::key::PUBLIC_FILE;
 use crate::store::report::{Flows, Integrity, KeyName, LONGEST, Maker, Part, Period, Report, Sensors};
 use crate::store::verify::{Means, VerifyError, verify, work};
-use crate::store::{FLOW_LOG, Log, Rows, SENSOR_LOG, Selection, StoreError};
+use crate::store::{Log, Rows, SENSOR_LOG, Selection, StoreError};
 use crate::time::Timestamp;
 
 /// Arguments of the command.
@@ -91,11 +91,8 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let now = clock();
     let period = period(options, now)?;
     let config = Config::load_or_default(options.config.as_deref())?;
-    let (mut log, paths) = if options.paths.is_empty() {
-        source::find(&config).map(|(log, folder)| (log, vec![folder]))?
-    } else {
-        (Log::open(&options.paths, FLOW_LOG)?, options.paths.clone())
-    };
+    let mut log = source::open(&options.paths, options.config.as_deref())?;
+    let paths = if options.paths.is_empty() { vec![config.log_to_read()] } else { options.paths.clone() };
     let sensors = sensors(&paths, period)?;
     let integrity = paths.iter().map(|path| integrity(options, &config, path)).collect::<Result<Vec<_>, Failure>>()?;
     if options.no_index {
@@ -182,7 +179,7 @@ fn sensors(paths: &[PathBuf], period: Period) -> Result<Option<Sensors>, Failure
 
 /// Verifies the logs of a folder. A key or heads that are named must be there.
 fn integrity(options: &Options, config: &Config, folder: &Path) -> Result<Integrity, Failure> {
-    let state = config.state_folder(&fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned()));
+    let state = config.state_to_read(&fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned()));
     let default = [state.join(PUBLIC_FILE)];
     let key_files = if options.key.is_empty() { default.as_slice() } else { &options.key };
     let mut command = format!("linewarden verify-log {}", quoted(folder));
@@ -220,17 +217,15 @@ fn integrity(options: &Options, config: &Config, folder: &Path) -> Result<Integr
         Err(failure) => return Err(failure),
     };
     let heads = load_heads(options.heads.as_deref(), &state)?;
-    let bar = (io::stderr().is_terminal() && !options.quiet).then(|| verify_log::progress(octets));
+    let bar = source::progress(octets, String::new(), options.quiet);
     let means = Means {
         keys: &keys,
         heads: &heads,
         threads: std::thread::available_parallelism().map_or(1, usize::from),
-        progress: &|taken| bar.iter().for_each(|bar| bar.inc(taken)),
+        progress: &|taken| bar.inc(taken),
     };
     let logs = verify(folder, &means).map_err(|error| Failure::new(FAILED, error))?;
-    if let Some(bar) = &bar {
-        bar.finish_and_clear();
-    }
+    bar.finish_and_clear();
     let keys = keys.iter().map(|key| KeyName { key: key.base64(), sha256: key.fingerprint() }).collect();
     Ok(told(None, Some(logs.iter().all(|log| log.is_whole)), keys, logs))
 }

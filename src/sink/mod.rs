@@ -19,12 +19,20 @@ pub mod sensor;
 pub mod table;
 pub mod usage;
 
+use std::fs::File;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use self::live::LiveView;
 use self::usage::Usage;
 use crate::record::Record;
 use crate::time::Timestamp;
+
+/// Waits until the disk has what was made, renamed and removed in a folder.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
 
 /// What takes records beside the log. What it cannot write it counts, and makes nobody wait.
 pub trait Sink: Send {

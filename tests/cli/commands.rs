@@ -10,8 +10,18 @@ use crate::common::command::{
     approval, approved, assert_says, capture, closed_pipe, done_with_stdout, folder, linewarden, run,
 };
 
-const COMMANDS: [&str; 9] =
-    ["run", "replay", "explain", "query", "diff-policy", "check-config", "detectors", "interfaces", "bench"];
+const COMMANDS: [&str; 10] = [
+    "run",
+    "replay",
+    "explain",
+    "query",
+    "diff-policy",
+    "check-config",
+    "approvals",
+    "detectors",
+    "interfaces",
+    "bench",
+];
 
 /// The text with its line breaks and indents taken out.
 fn flat(text: &str) -> String {
@@ -23,7 +33,7 @@ fn version_and_help() {
     let version = format!("linewarden {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(run(["--version"]).expect(0).out, version);
     assert_eq!(run(["-V"]).expect(0).out, version);
-    let codes = "Exit codes: 0 done; 1 failed while running; 2 findings (replay --fail-on unapproved, diff-policy); 64 usage; \
+    let codes = "Exit codes: 0 done; 1 failed while running; 2 findings (replay --fail-on unapproved, diff-policy, approvals lint); 64 usage; \
         65 bad data, or a log that is not whole; 69 no such interface now, which may come; 77 permission; 78 configuration.";
     for arguments in [&["--help"][..], &["-h"], &["help"]] {
         let help = run(arguments).expect(0).out;

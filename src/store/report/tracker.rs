@@ -104,7 +104,7 @@ impl Tracker {
             What::Start(start) => self.start(event.time, start),
             What::Coverage(minute) => self.minute(event.time, minute),
             What::Stop(stop) => self.ended = Ended::As(if stop.clean { Why::Stopped } else { Why::Failed }),
-            What::Policy(_) | What::ReloadFailed(_) | What::Interface(_) => {}
+            What::Policy(_) | What::ReloadFailed(_) | What::Interface(_) | What::Expiry(_) | What::LogBreak(_) => {}
         }
     }
 
