@@ -93,6 +93,8 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let config = Config::load_or_default(options.config.as_deref())?;
     let mut log = source::open(&options.paths, options.config.as_deref())?;
     let paths = if options.paths.is_empty() { vec![config.log_to_read()] } else { options.paths.clone() };
+    // The commands that the report names are to work from everywhere.
+    let paths: Vec<_> = paths.into_iter().map(|path| fs::canonicalize(&path).unwrap_or(path)).collect();
     let sensors = sensors(&paths, period)?;
     let integrity = paths.iter().map(|path| integrity(options, &config, path)).collect::<Result<Vec<_>, Failure>>()?;
     if options.no_index {
@@ -179,7 +181,7 @@ fn sensors(paths: &[PathBuf], period: Period) -> Result<Option<Sensors>, Failure
 
 /// Verifies the logs of a folder. A key or heads that are named must be there.
 fn integrity(options: &Options, config: &Config, folder: &Path) -> Result<Integrity, Failure> {
-    let state = config.state_to_read(&fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned()));
+    let state = config.state_to_read(folder);
     let default = [state.join(PUBLIC_FILE)];
     let key_files = if options.key.is_empty() { default.as_slice() } else { &options.key };
     let mut command = format!("linewarden verify-log {}", quoted(folder));
