@@ -93,11 +93,11 @@ impl Tracker {
         }
         let is_start = matches!(event.what, What::Start(_));
         if !is_start
-            && event.seq > self.seq + 1
+            && event.seq > self.seq.saturating_add(1)
             && self.seq > 0
             && self.period.clip(event.time, event.time + CLOSE).is_some()
         {
-            self.events_lost += event.seq - self.seq - 1;
+            add(&mut self.events_lost, event.seq - self.seq - 1);
         }
         self.seq = event.seq;
         match &event.what {
@@ -149,7 +149,7 @@ impl Tracker {
                 tracked.add(of, until.since(from), to.since(minute.since));
                 let amiss = [
                     (Why::Link, of.without_link_seconds, of.without_link_seconds > 0),
-                    (Why::Drops, of.dropped_kernel.unwrap_or(0) + of.dropped_nic, true),
+                    (Why::Drops, of.dropped_kernel.unwrap_or(0).saturating_add(of.dropped_nic), true),
                     (Why::Silence, of.longest_silence_seconds, of.longest_silence_seconds >= SILENT.as_secs()),
                 ];
                 for (why, amount, is_amiss) in amiss {
@@ -159,8 +159,8 @@ impl Tracker {
         }
         if span.is_some() {
             let still = Duration::from_nanos(minute.worker_lag_ns);
-            self.sensor.records_written += minute.records_written;
-            self.sensor.records_lost += minute.records_lost;
+            add(&mut self.sensor.records_written, minute.records_written);
+            add(&mut self.sensor.records_lost, minute.records_lost);
             self.sensor.longest_standstill_seconds = self.sensor.longest_standstill_seconds.max(still.as_secs());
             let lost = minute.records_lost;
             self.note(None, Why::RecordsLost, (minute.since, to), lost, lost > 0);
@@ -188,7 +188,11 @@ impl Tracker {
         let gap = match before {
             Some(gap) if from.since(gap.to) <= CLOSE => {
                 let so_far = gap.amount.unwrap_or(0);
-                Gap { to, amount: Some(if is_longest { so_far.max(amount) } else { so_far + amount }), ..gap }
+                Gap {
+                    to,
+                    amount: Some(if is_longest { so_far.max(amount) } else { so_far.saturating_add(amount) }),
+                    ..gap
+                }
             }
             before => {
                 self.gaps.extend(before);
@@ -332,6 +336,11 @@ impl Tracker {
     }
 }
 
+/// Counts of a log that somebody made up are no reason to fail.
+const fn add(sum: &mut u64, more: u64) {
+    *sum = sum.saturating_add(more);
+}
+
 /// So many seconds before.
 const fn back(at: Timestamp, seconds: u64) -> Timestamp {
     Timestamp::from_nanos(at.as_nanos().saturating_sub(seconds.saturating_mul(1_000_000_000)))
@@ -363,19 +372,24 @@ impl Tracked {
         };
         self.covered += counts.saturating_sub(without);
         let sums = &mut self.sums;
-        sums.packets += of.packets;
-        sums.octets = sums.octets.saturating_add(of.octets);
         match of.dropped_kernel {
-            Some(dropped) => *sums.dropped_kernel.get_or_insert(0) += dropped,
+            Some(dropped) => add(sums.dropped_kernel.get_or_insert(0), dropped),
             None => self.is_uncounted = true,
         }
-        sums.dropped_nic += of.dropped_nic;
         let not_ip = of.undecodable.get(ParseError::NotIp.reason()).copied().unwrap_or(0);
-        sums.not_ip += not_ip;
-        sums.unreadable += of.undecodable.values().sum::<u64>() - not_ip;
-        sums.flows_ended += of.flows_ended;
-        sums.flows_one_way += of.flows_one_way;
-        sums.without_link_seconds += of.without_link_seconds;
+        let undecodable = of.undecodable.values().fold(0_u64, |sum, count| sum.saturating_add(*count));
+        for (sum, more) in [
+            (&mut sums.packets, of.packets),
+            (&mut sums.octets, of.octets),
+            (&mut sums.dropped_nic, of.dropped_nic),
+            (&mut sums.not_ip, not_ip),
+            (&mut sums.unreadable, undecodable.saturating_sub(not_ip)),
+            (&mut sums.flows_ended, of.flows_ended),
+            (&mut sums.flows_one_way, of.flows_one_way),
+            (&mut sums.without_link_seconds, of.without_link_seconds),
+        ] {
+            add(sum, more);
+        }
         sums.longest_silence_seconds = sums.longest_silence_seconds.max(of.longest_silence_seconds);
     }
 
