@@ -9,8 +9,10 @@ use std::path::Path;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+use super::seal::Hash;
 pub use crate::sink::secret::KeyError;
 use crate::sink::secret::{MAX_FILE, Owner, Secret, random};
 
@@ -110,6 +112,13 @@ impl PublicKey {
     #[must_use]
     pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         Signature::from_slice(signature).is_ok_and(|signature| self.0.verify_strict(message, &signature).is_ok())
+    }
+
+    /// SHA-256 of it as `openssl pkey -pubin -outform DER` writes it, in hexadecimal digits: to compare by eye.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        let digest = Sha256::new_with_prefix(PUBLIC_PREFIX).chain_update(self.0.as_bytes()).finalize();
+        Hash(digest.into()).to_string()
     }
 
     /// Its 32 octets in base64.
