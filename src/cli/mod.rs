@@ -10,8 +10,10 @@ mod explain;
 mod generate;
 mod interfaces;
 mod open_rings;
+mod pseudonym;
 mod query;
 mod replay;
+mod report;
 mod run;
 mod verify_log;
 
@@ -27,8 +29,8 @@ use crate::capture::CaptureError;
 use crate::capture::file::FileError;
 use crate::config::{Config, ConfigError};
 use crate::daemon::{self, DaemonError};
+use crate::sink::pseudonym::KeyError;
 use crate::sink::sealed::LogError;
-use crate::sink::sealed::key::KeyError;
 
 /// Labels every flow on a link: approved leased line or VPN, unapproved tunnel, or neither.
 ///
@@ -64,8 +66,20 @@ enum Command {
     /// Every flow of the log is judged again by both sets, by what its last record says and at the time of its last
     /// packet. Exits with 0 where no verdict changes, with 2 where one does.
     DiffPolicy(diff_policy::Options),
+    /// Write a report for an auditor: coverage and gaps, approvals and their use, unapproved tunnels, integrity
+    ///
+    /// One file of HTML that needs no network and prints well, JSON, or a folder of CSV tables. A flow counts once, by its
+    /// latest record; octets that its records say came between two times are spread evenly over the time between, and what
+    /// of it lies in the range counts. The log is verified on the way.
+    Report(Box<report::Options>),
     /// Check that the log is whole: signed seals, the chain of them, and every record under it
     VerifyLog(verify_log::Options),
+    /// Find the pseudonym of an address, or whom one stands for
+    ///
+    /// For who holds the key by which `privacy.pseudonyms` hides addresses. A network's pseudonym is the network of its
+    /// addresses' pseudonyms. What a host did, from a log that hides it:
+    /// linewarden query --peer "$(linewarden pseudonym 10.1.2.3)"
+    Pseudonym(pseudonym::Options),
     /// Check configuration and approvals
     CheckConfig(check_config::Options),
     /// Look over the approvals, or draft new ones: from a table, from NetBox, from a logged flow
@@ -138,6 +152,12 @@ impl From<ConfigError> for Failure {
     }
 }
 
+impl From<KeyError> for Failure {
+    fn from(error: KeyError) -> Self {
+        Self::new(CONFIGURATION, error)
+    }
+}
+
 impl From<FileError> for Failure {
     fn from(error: FileError) -> Self {
         Self::new(BAD_DATA, error)
@@ -160,6 +180,7 @@ impl From<DaemonError> for Failure {
             DaemonError::Capture(CaptureError::HardwareType { .. } | CaptureError::Setting(_))
             | DaemonError::Config(_)
             | DaemonError::Log(LogError::Key(KeyError::Refused { .. }))
+            | DaemonError::Privacy(_)
             | DaemonError::Control(_)
             | DaemonError::Metrics(_) => CONFIGURATION,
             _ => FAILED,
@@ -190,7 +211,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Explain(options) => explain::run(&options),
         Command::VerifyLog(options) => verify_log::run(&options),
         Command::Query(options) => query::run(&options),
+        Command::Report(options) => report::run(&options),
         Command::DiffPolicy(options) => diff_policy::run(&options),
+        Command::Pseudonym(options) => pseudonym::run(&options),
         Command::Approvals(options) => approvals::run(&options),
         Command::CheckConfig(options) => check_config::run(&options),
         Command::Ctl(options) => ctl::run(&options),

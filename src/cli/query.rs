@@ -180,6 +180,7 @@ impl Options {
         let has_counts = match rows {
             Rows::Flows => true,
             Rows::Records(kinds) => **kinds == [Kind::End],
+            Rows::Histories => false,
         };
         match self.sort {
             Some(By::Flows | By::Name) if !sums_up => {
@@ -191,6 +192,9 @@ impl Options {
             ),
             None if self.reverse && self.top.is_none() && !sums_up => {
                 wrong("--reverse is for rows in an order: add --sort")
+            }
+            _ if sums_up && self.format.of_another().is_some() => {
+                wrong("--format eve, eve-strict, ecs and zeek are for flows: sums are written as table, ndjson or csv")
             }
             _ => Ok(()),
         }

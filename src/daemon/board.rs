@@ -14,9 +14,11 @@ use super::coverage::{Coverage, DAY, HOUR, Totals};
 use super::state::{clock, now};
 use crate::capture::{Report, Status, Summary};
 use crate::policy::{Approval, Label, Policy};
+use crate::sink::Losses;
 use crate::sink::live::LiveView;
+use crate::sink::pseudonym::Pseudonyms;
 use crate::sink::sealed::{Health, SealedLog};
-use crate::sink::sensor::LinkState;
+use crate::sink::sensor::{ENOUGH_FLOWS, ENOUGH_PACKETS, LinkState, ONE_WAY, SILENT, STANDSTILL, UNREADABLE};
 use crate::sink::usage::Usage;
 use crate::time::Timestamp;
 
@@ -95,6 +97,9 @@ pub(super) struct Facts {
     pub log: PathBuf,
     pub sensor_log: PathBuf,
     pub kernel_fast_path: bool,
+    /// By the output's name.
+    pub output_losses: Vec<(String, Losses)>,
+    pub pseudonyms: Option<Arc<Pseudonyms>>,
     /// An approval that ends within this is told of.
     pub warn_before: Duration,
 }
@@ -110,16 +115,6 @@ pub(super) struct Board {
     reloads: Mutex<Reloads>,
     coverage: Mutex<Coverage>,
 }
-
-/// Above these shares, of so many flows or packets at least, something is amiss.
-const ONE_WAY: f64 = 0.9;
-const ENOUGH_FLOWS: u64 = 20;
-const UNREADABLE: f64 = 0.01;
-const ENOUGH_PACKETS: u64 = 1000;
-/// A link that is silent for longer may be no link.
-const SILENT: Duration = Duration::from_mins(10);
-/// A worker that stood still for longer may have lost packets that nobody counted.
-const STANDSTILL: Duration = Duration::from_secs(10);
 
 impl Board {
     pub(super) fn new(
@@ -144,6 +139,9 @@ impl Board {
     /// Notes new approvals.
     pub(super) fn set_policy(&self, policy: &Arc<Policy>) {
         *lock(&self.policy) = Arc::clone(policy);
+        if let Some(pseudonyms) = &self.facts.pseudonyms {
+            pseudonyms.set_policy(policy);
+        }
         let ids: std::collections::HashSet<&str> = policy.approvals().iter().map(|approval| &*approval.id).collect();
         self.usage.keep(|id| ids.contains(id));
         let mut reloads = lock(&self.reloads);

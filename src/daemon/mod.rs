@@ -8,6 +8,7 @@ mod events;
 mod expiry;
 mod metrics;
 mod opener;
+mod outputs;
 mod place;
 mod records;
 mod reload;
@@ -48,12 +49,12 @@ use crate::capture::{
 };
 use crate::config::{Backend, Config, ConfigError, Origin, no_approvals};
 use crate::policy::Policy;
-use crate::sink::Sink;
 use crate::sink::live::LiveView;
+use crate::sink::pseudonym::{KeyError, Missing, Pseudonyms, key_file};
 use crate::sink::sealed::{LogError, SealedLog, segments};
 use crate::sink::sensor::What;
 use crate::sink::usage::Usage;
-use crate::store::FLOW_LOG;
+use crate::store::{FLOW_LOG, SENSOR_LOG};
 
 /// Why the daemon did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +73,9 @@ pub enum DaemonError {
     /// A log cannot be written, or not be signed.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// What is to be hidden cannot be.
+    #[error(transparent)]
+    Privacy(#[from] KeyError),
     /// `linewarden ctl` could not ask.
     #[error("control socket: {0}")]
     Control(SocketError),
@@ -127,12 +131,10 @@ pub fn run(config: &Config, origin: &Origin) -> Result<(), DaemonError> {
 
 /// The summary's.
 pub const SUMMARY_FILE: &str = "summary.json";
-/// Name of the log of what the sensor says of itself.
-pub const SENSOR_LOG: &str = "sensor";
 
 async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: Opened) -> Result<(), DaemonError> {
-    let Opened { policy, sources, interfaces: names, interrupts: _interrupts, folder, state, control_socket, metrics } =
-        opened;
+    let Opened { policy, sources, interfaces: names, interrupts: _interrupts, folder, state, .. } = opened;
+    let Opened { control_socket, metrics, pseudonyms, .. } = opened;
     let sensor = config.sensor_name();
     // They have threads of their own, which are to be in the sandbox.
     let open = |name| SealedLog::open(&folder, name, &state, &config.records.log, clock());
@@ -147,8 +149,9 @@ async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: O
     let (control, controls) = mpsc::channel(4);
     let (sensor_control, sensor_controls) = mpsc::channel(4);
     let [gauge, sensor_gauge] = &gauges;
-    let others: Vec<Box<dyn Sink>> = vec![Box::new(Arc::clone(&live)), Box::new(Arc::clone(&usage))];
-    let log = tokio::spawn(run_log(log, interval, others, Arc::clone(gauge), receiver, controls));
+    let outputs = outputs::start(config, &folder, (&live, &usage))?;
+    let run = run_log(log, interval, pseudonyms.clone(), outputs.sinks, Arc::clone(gauge), receiver, controls);
+    let log = tokio::spawn(run);
     let (mut events, said) = Events::new(Arc::clone(&sensor));
     let sensor_log = tokio::spawn(run_events(sensor_log, interval, said, sensor_controls, Arc::clone(sensor_gauge)));
 
@@ -166,6 +169,8 @@ async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: O
         log: log_path.clone(),
         sensor_log: sensor_path,
         kernel_fast_path: workers.iter().any(|worker| worker.counts_elsewhere),
+        output_losses: outputs.losses,
+        pseudonyms,
         warn_before: config.policy.warn_before,
     };
     events.say(What::Start(start(origin, &facts, workers.len())));
@@ -248,6 +253,8 @@ struct Opened {
     state: PathBuf,
     control_socket: Result<Socket, SocketError>,
     metrics: Option<Listener>,
+    /// What outputs do not get to see.
+    pseudonyms: Option<Arc<Pseudonyms>>,
 }
 
 impl Opened {
@@ -267,7 +274,11 @@ impl Opened {
         made.map_err(|source| LogError::State { path: state.clone(), source })?;
         let control_socket = bind_control(config.control.socket.as_deref(), &state).map_err(DaemonError::Control)?;
         let metrics = config.metrics.listen.as_ref().map(Listener::bind).transpose().map_err(DaemonError::Metrics)?;
-        Ok(Self { policy, sources, interfaces, interrupts, folder, state, control_socket, metrics })
+        let pseudonyms = Pseudonyms::open(config, &policy, Missing::Make)?.map(Arc::new);
+        if pseudonyms.is_some() {
+            info!(key = %key_file(config).display(), "home addresses that no approval names are hidden: pseudonyms stand for them");
+        }
+        Ok(Self { policy, sources, interfaces, interrupts, folder, state, control_socket, metrics, pseudonyms })
     }
 }
 

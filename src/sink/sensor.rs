@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +53,19 @@ pub enum What {
     /// The run ended.
     Stop(Stop),
 }
+
+/// Above this share of flows in one direction only, of so many flows at least, half of the link seems to be missing.
+pub const ONE_WAY: f64 = 0.9;
+/// See [`ONE_WAY`].
+pub const ENOUGH_FLOWS: u64 = 20;
+/// Above this share of packets that cannot be read, of so many at least, something is amiss.
+pub const UNREADABLE: f64 = 0.01;
+/// See [`UNREADABLE`].
+pub const ENOUGH_PACKETS: u64 = 1000;
+/// A link that is silent for longer may be no link.
+pub const SILENT: Duration = Duration::from_mins(10);
+/// A worker that stood still for longer may have lost packets that nobody counted.
+pub const STANDSTILL: Duration = Duration::from_secs(10);
 
 /// How a run began.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -227,6 +241,7 @@ pub struct LogBreak {
     /// Seals that were signed and are not there any more.
     pub missing_seals: u64,
     /// Octets, of those recovered and torn, that stood behind the end of a log that the last run had closed: somebody else's.
+    #[serde(default)]
     pub foreign_octets: u64,
     /// The key that the seals name, in base64, where that is another than the sensor has now.
     pub other_key: Option<String>,

@@ -7,17 +7,19 @@
 //! | `selection` | what is asked into what need not be read |
 //! | `scan` | chunks into rows, in parallel: a row a flow or a row a record |
 //! | `group` | rows into sums |
+//! | `report` | a log, and what the sensors said, into what an auditor asks |
 //! | `verify` | a log into whether it is whole, and where it is not |
 
 mod group;
 mod line;
 mod log;
+pub mod report;
 mod scan;
 mod selection;
 pub mod verify;
 
 pub use group::{Field, Groups, Sums};
 pub use line::{ApprovalName, Line};
-pub use log::{FLOW_LOG, Log, StoreError};
+pub use log::{FLOW_LOG, Log, SENSOR_LOG, StoreError};
 pub use scan::{Asked, Report, scan};
 pub use selection::{Rows, Selection};

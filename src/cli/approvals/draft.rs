@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::stanza::{Stanza, name, text};
-use crate::cli::explain::{Selector, code, flow_line, list, logged};
+use crate::cli::explain::{Selector, Told, flow_line, list, logged};
 use crate::cli::{Failure, USAGE};
-use crate::detect::Protocol;
+use crate::detect::{Code, Protocol};
 use crate::policy::Label;
 use crate::record::{FlowDirection, Record};
 
@@ -38,7 +38,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     if histories.len() > 1 {
         return Err(list(&histories, &options.flow, &mut out)?);
     }
-    let Some(record) = histories.values().next().and_then(|history| history.last()) else {
+    let Some(Told { shown: record, .. }) = histories.values().next().and_then(|history| history.last()) else {
         let message = format!("no flow of the log matches `{}`; `linewarden query` lists all", options.flow);
         return Err(Failure::new(USAGE, message));
     };
@@ -70,7 +70,7 @@ fn draft(record: &Record, tunnel: Protocol) -> Stanza {
         ),
     ];
     about.extend(record.confidence.map(|confidence| format!("{} is {}, by:", tunnel.name(), confidence.name())));
-    about.extend(record.evidence.iter().map(|found| match code(&found.code) {
+    about.extend(record.evidence.iter().map(|found| match Code::named(&found.code) {
         Some(code) => format!("  {}: {} [{}]", found.code, code.meaning, code.clause),
         None => format!("  {}", found.code),
     }));
