@@ -99,40 +99,22 @@ pub(super) fn stop(summary: &Summary, clean: bool) -> Stop {
     }
 }
 
-/// Says where the system's clock was set.
-pub(super) struct ClockWatch {
-    began: Instant,
-    clocks: Clocks,
-}
-
-impl ClockWatch {
-    pub(super) fn new() -> Self {
-        Self { began: now(), clocks: Clocks::new(clock(), None) }
-    }
-
-    /// Once a second.
-    pub(super) fn tick(&mut self, events: &mut Events) {
-        let Some(step) = self.clocks.look(clock(), now().duration_since(self.began)) else { return };
-        let (expected, found) = (step.expected, step.now);
-        warn!(%expected, %found, "the system's clock was set: records have its time, and for a day nothing is removed from the logs by its age");
-        events.say(What::ClockStep(ClockStep { expected, found }));
-    }
-}
-
-/// Says what was covered, minute by minute.
+/// Says what was covered, minute by minute, and where the system's clock was set.
 pub(super) struct Spans {
     ticked: Instant,
     /// Records by the end of the last span.
     written: u64,
+    clocks: ClockWatch,
 }
 
 impl Spans {
     pub(super) fn new() -> Self {
-        Self { ticked: now(), written: 0 }
+        Self { ticked: now(), written: 0, clocks: ClockWatch::new() }
     }
 
     /// Once a second.
     pub(super) fn tick(&mut self, board: &Board, events: &mut Events) {
+        self.clocks.tick(events);
         let reports = board.reports();
         let lost = board.log.lost() + reports.iter().map(|report| report.records_lost).sum::<u64>();
         self.look(board, events, &reports, lost, board.lag());
@@ -169,5 +151,25 @@ impl Spans {
             records_lost: minute.records_lost,
             worker_lag_ns: u64::try_from(minute.standstill.as_nanos()).unwrap_or(u64::MAX),
         }));
+    }
+}
+
+/// Says where the system's clock was set.
+struct ClockWatch {
+    began: Instant,
+    clocks: Clocks,
+}
+
+impl ClockWatch {
+    fn new() -> Self {
+        Self { began: now(), clocks: Clocks::new(clock(), None) }
+    }
+
+    /// Once a second.
+    fn tick(&mut self, events: &mut Events) {
+        let Some(step) = self.clocks.look(clock(), now().duration_since(self.began)) else { return };
+        let (expected, found) = (step.expected, step.now);
+        warn!(%expected, %found, "the system's clock was set: records have its time, and for a day nothing is removed from the logs by its age");
+        events.say(What::ClockStep(ClockStep { expected, found }));
     }
 }

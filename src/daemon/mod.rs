@@ -30,7 +30,7 @@ use tracing::{error, info, warn};
 use self::board::{Board, Facts};
 use self::control::Ask;
 use self::control::protocol::{ErrorAnswer, RotateAnswer};
-use self::events::{ClockWatch, Events, Spans, run_events, start, stop};
+use self::events::{Events, Spans, run_events, start, stop};
 use self::expiry::Expiry;
 use self::metrics::http::{ListenError, Listener};
 pub use self::opener::{COMMAND as OPENER, serve as open_rings_for_another};
@@ -186,7 +186,7 @@ async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: O
     let (mut notifier, mut reloading) = (Notifier::new(), Reloading::default());
     notifier.ready();
     let mut tick = tokio::time::interval(coverage::TICK);
-    let (mut spans, mut expiry, mut watch) = (Spans::new(), Expiry::default(), ClockWatch::new());
+    let (mut spans, mut expiry) = (Spans::new(), Expiry::default());
     loop {
         let (settings, running) = ((config, origin), (&*workers, &*board));
         tokio::select! {
@@ -215,7 +215,6 @@ async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: O
                 state.tick();
                 spans.tick(&board, &mut events);
                 expiry.tick(clock(), &board, &mut events);
-                watch.tick(&mut events);
             }),
         }
     }
