@@ -326,7 +326,10 @@ fn a_log_that_somebody_takes_away_speaks_against_the_evidence() {
     doubted("linewarden.ndjson is not the file that is written");
     fs::rename(&away, &log).unwrap();
     until("it is there again", || (doubts() == "[]").then_some(()));
-    fs::remove_file(log.join("linewarden.ndjson")).unwrap();
+    // In two steps, each of which alone is harmless.
+    fs::rename(log.join("linewarden.ndjson"), log.join("x")).unwrap();
+    doubted("linewarden.ndjson is not the file that is written");
+    fs::remove_file(log.join("x")).unwrap();
     daemon.says("SOMEBODY CUT OR REMOVED THE LOG");
     doubted("linewarden.ndjson or its seals were cut or removed at ");
     fs::remove_file(log.join("sensor.seals")).unwrap();

@@ -100,6 +100,8 @@ pub struct SealedLog {
     stuck: bool,
     closed: bool,
     displaced: bool,
+    /// Its file is cut or gone, and could not be opened anew.
+    gone: bool,
     /// How often somebody cut or removed its file.
     harmed: u64,
 
@@ -187,6 +189,7 @@ impl SealedLog {
             stuck: false,
             closed: false,
             displaced: false,
+            gone: false,
             harmed: 0,
             segment: found.segment,
             start: found.start,
@@ -308,7 +311,7 @@ impl SealedLog {
             }
         };
         self.take_off_torn();
-        self.displaced = false;
+        (self.displaced, self.gone) = (false, false);
         let (len, file) = file;
         self.next_segment(file, None);
         // Octets that are there are somebody else's.
@@ -530,7 +533,7 @@ impl SealedLog {
             self.displaced = !is_there;
             return;
         }
-        if !self.displaced {
+        if !self.gone {
             self.harmed += 1;
             error!(path = %self.path.display(), expected, found = metadata.len(), is_gone, "SOMEBODY CUT OR REMOVED THE LOG: it goes on in a new segment, and verify-log will tell; rotate by rename, never by copytruncate");
         }
@@ -538,7 +541,7 @@ impl SealedLog {
         let moved = if is_gone { std::fs::create_dir_all(&self.folder) } else { std::fs::rename(&self.path, closed) };
         match moved.and_then(|()| open_live(&self.path)) {
             Ok(file) => {
-                self.displaced = false;
+                (self.displaced, self.gone) = (false, false);
                 let missing = expected.saturating_sub(metadata.len()).min(self.end);
                 self.torn = 0;
                 self.seal(Kind::Batch, true, |seal| seal.missing = (missing > 0).then_some(missing));
@@ -546,10 +549,10 @@ impl SealedLog {
                 self.begin();
             }
             Err(error) => {
-                if !self.displaced {
+                if !self.gone {
                     warn!(path = %self.path.display(), %error, "the log cannot be opened anew");
                 }
-                self.displaced = true;
+                (self.displaced, self.gone) = (true, true);
             }
         }
     }

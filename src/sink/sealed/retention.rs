@@ -37,6 +37,7 @@ impl Closed {
 /// The closed segments of a log, the oldest first.
 #[derive(Debug)]
 pub(super) struct Retention {
+    log: String,
     closed: VecDeque<Closed>,
     octets: u64,
     pub clocks: Clocks,
@@ -80,7 +81,7 @@ impl Retention {
             );
         }
         let octets = closed.iter().map(|one| one.octets).sum();
-        Self { closed, octets, clocks, aged: None, is_said: false }
+        Self { log: log.to_owned(), closed, octets, clocks, aged: None, is_said: false }
     }
 
     /// A file of each segment, where it would be.
@@ -126,6 +127,7 @@ impl Retention {
             if !self.is_said {
                 self.is_said = true;
                 warn!(
+                    log = self.log,
                     "by the clock there are segments that are older than records.keep_for, but it was set, or nothing was logged for more than a day before the start: they go when it has gone evenly for a day"
                 );
             }

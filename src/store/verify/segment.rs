@@ -146,7 +146,7 @@ impl Check<'_> {
             let mut finding = Finding::new(What::Inserted, text).seal(number);
             (finding.octets, finding.lines) =
                 (Some((offset, offset + octets)), (records > 0).then(|| (self.line, self.line + records - 1)));
-            self.say(file, finding);
+            self.say(self.segment.data.as_deref().unwrap_or(file), finding);
         } else if kind == Kind::Recovered {
             self.outcome.breaks.push(Break { segment, seal: number, time, records, torn: torn.unwrap_or(0) });
         }
