@@ -8,6 +8,7 @@ mod diff_policy;
 mod explain;
 mod generate;
 mod interfaces;
+mod inventory;
 mod open_rings;
 mod query;
 mod replay;
@@ -42,6 +43,14 @@ struct Arguments {
 /// Below every help text.
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed while running; 2 findings (replay --fail-on unapproved, diff-policy); 64 usage; 65 bad data, or a log that is not whole; 69 no such interface now, which may come; 77 permission; 78 configuration.";
 
+/// Below the help of `inventory`.
+const INVENTORY: &str = "\
+Example: the unapproved tunnels to one network, and what each approval was used for:
+  linewarden inventory --label unapproved_vpn_tunnel --peer 198.51.100.0/24
+  linewarden inventory approvals --format csv
+
+The file is SQLite: `sqlite3 -readonly inventory.sqlite 'SELECT * FROM tunnels'` reads the same.";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Capture live and log verdicts until SIGTERM; SIGHUP reloads the approvals
@@ -58,6 +67,13 @@ enum Command {
     /// commas, means any of these.
     #[command(verbatim_doc_comment)]
     Query(Box<query::Options>),
+    /// List every tunnel, circuit and use of an approval that was ever seen
+    ///
+    /// From the inventory that the daemon keeps beside the log; it may run meanwhile. Each flow counts once, by its `end`
+    /// record or its latest, as `query` counts it. A tunnel is what goes between two addresses by one protocol and, where
+    /// there are ports, to one port of the server; `a` is the lower address, and `ab` the way from it to `b`.
+    #[command(verbatim_doc_comment, after_long_help = INVENTORY)]
+    Inventory(Box<inventory::Options>),
     /// Say which logged flows would get another verdict by other approvals
     ///
     /// Every flow of the log is judged again by both sets, by what its last record says and at the time of its last
@@ -185,6 +201,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Explain(options) => explain::run(&options),
         Command::VerifyLog(options) => verify_log::run(&options),
         Command::Query(options) => query::run(&options),
+        Command::Inventory(options) => inventory::run(&options),
         Command::DiffPolicy(options) => diff_policy::run(&options),
         Command::CheckConfig(options) => check_config::run(&options),
         Command::Ctl(options) => ctl::run(&options),

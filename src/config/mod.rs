@@ -4,6 +4,7 @@
 mod approvals;
 mod decapsulate;
 mod filter;
+mod inventory;
 mod keys;
 mod log;
 mod reader;
@@ -14,6 +15,7 @@ mod settings;
 pub use approvals::Approvals;
 pub use decapsulate::mirror_name;
 pub use filter::{FilterError, Instruction, parse_filter};
+pub use inventory::InventoryConfig;
 pub use log::{LOG_FOLDERS, LogConfig, RUN_FOLDER, STATE_FOLDER, StateConfig};
 pub use sandbox::SandboxConfig;
 pub use service::{ControlConfig, Listen, MAX_SOCKET_PATH, MetricsConfig, Origin};
@@ -45,6 +47,8 @@ pub struct Config {
     pub records: RecordsConfig,
     /// Section `state`.
     pub state: StateConfig,
+    /// Section `inventory`.
+    pub inventory: InventoryConfig,
     /// Section `control`.
     pub control: ControlConfig,
     /// Section `metrics`.
@@ -203,6 +207,9 @@ impl Config {
         }
         if let Some(section) = top.section("state") {
             self.state.take(&section);
+        }
+        if let Some(section) = top.section("inventory") {
+            self.inventory.take(&section);
         }
         top.finish();
     }

@@ -47,6 +47,7 @@ use crate::capture::{
 use crate::config::{Backend, Config, ConfigError, Origin, no_approvals};
 use crate::policy::Policy;
 use crate::sink::Sink;
+use crate::sink::inventory::{self, Inventory};
 use crate::sink::live::LiveView;
 use crate::sink::sealed::{LogError, SealedLog, segments};
 use crate::sink::sensor::What;
@@ -144,7 +145,12 @@ async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: O
     let (control, controls) = mpsc::channel(4);
     let (sensor_control, sensor_controls) = mpsc::channel(4);
     let [gauge, sensor_gauge] = &gauges;
-    let others: Vec<Box<dyn Sink>> = vec![Box::new(Arc::clone(&live)), Box::new(Arc::clone(&usage))];
+    let mut others: Vec<Box<dyn Sink>> = vec![Box::new(Arc::clone(&live)), Box::new(Arc::clone(&usage))];
+    let inventory = start_inventory(config, &folder, state, &log)?;
+    let inventory = inventory.map(|(inventory, gauge)| {
+        others.push(Box::new(inventory));
+        gauge
+    });
     let log = tokio::spawn(run_log(log, interval, others, Arc::clone(gauge), receiver, controls));
     let (mut events, said) = Events::new(Arc::clone(&sensor));
     let sensor_log = tokio::spawn(run_events(sensor_log, interval, said, sensor_controls, Arc::clone(sensor_gauge)));
@@ -167,7 +173,7 @@ async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: O
     events.say(What::Start(start(origin, &facts, workers.len())));
     events.say(What::Policy(in_force(&policy)));
     let statuses = workers.iter().map(|worker| Arc::clone(&worker.status)).collect();
-    let board = Arc::new(Board::new(facts, statuses, live, usage, gauges, policy));
+    let board = Arc::new(Board::new(facts, statuses, live, usage, gauges, inventory, policy));
 
     let (asker, mut asks) = mpsc::channel(4);
     let mut servers = start_servers(config, control_socket, metrics, (&board, &asker));
@@ -262,6 +268,27 @@ impl Opened {
         let metrics = config.metrics.listen.as_ref().map(Listener::bind).transpose().map_err(DaemonError::Metrics)?;
         Ok(Self { policy, sources, interfaces, interrupts, folder, state, control_socket, metrics })
     }
+}
+
+/// What keeps the inventory, where one is wanted.
+fn start_inventory(
+    config: &Config,
+    folder: &Path,
+    state: PathBuf,
+    log: &SealedLog,
+) -> Result<Option<(Inventory, Arc<inventory::Gauge>)>, DaemonError> {
+    if !config.inventory.enabled {
+        return Ok(None);
+    }
+    let settings = inventory::Settings {
+        folder: folder.to_owned(),
+        log: FLOW_LOG.to_owned(),
+        state,
+        rows: config.inventory.tunnels,
+        keep_for: config.records.log.keep_for,
+    };
+    let started = Inventory::spawn(settings, &log.position(), clock());
+    started.map(Some).map_err(|source| DaemonError::System { what: "start the inventory's thread", source })
 }
 
 /// What answers others, until it is shut down.

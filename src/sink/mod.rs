@@ -8,10 +8,12 @@
 //! | `table` | a table for people |
 //! | `live` | the tunnels that are open now |
 //! | `usage` | the use of each approval |
+//! | `inventory` | what was ever seen, in an SQLite file |
 //!
 //! `sensor` is the format of what the sensor says of itself.
 
 pub mod archive;
+pub mod inventory;
 pub mod live;
 pub mod ndjson;
 pub mod sealed;
@@ -22,6 +24,7 @@ pub mod usage;
 use std::sync::Arc;
 
 use self::live::LiveView;
+use self::sealed::Position;
 use self::usage::Usage;
 use crate::record::Record;
 use crate::time::Timestamp;
@@ -30,6 +33,9 @@ use crate::time::Timestamp;
 pub trait Sink: Send {
     /// Takes a record.
     fn write(&mut self, record: &Record);
+
+    /// The log has whole lines up to there; comes before each [`Self::tick`] and [`Self::close`].
+    fn logged(&mut self, _log: &Position<'_>) {}
 
     /// A batch of records is in the log, or some time has passed.
     fn tick(&mut self, _now: Timestamp) {}

@@ -7,9 +7,11 @@
 //! | `selection` | what is asked into what need not be read |
 //! | `scan` | chunks into rows, in parallel: a row a flow or a row a record |
 //! | `group` | rows into sums |
+//! | `inventory` | the inventory's file into rows |
 //! | `verify` | a log into whether it is whole, and where it is not |
 
 mod group;
+mod inventory;
 mod line;
 mod log;
 mod scan;
@@ -17,6 +19,7 @@ mod selection;
 pub mod verify;
 
 pub use group::{Field, Groups, Sums};
+pub use inventory::{Inventory, InventoryError, Missing, View};
 pub use line::{ApprovalName, Line};
 pub use log::{FLOW_LOG, Log, StoreError};
 pub use scan::{Asked, Report, scan};

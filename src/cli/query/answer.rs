@@ -15,7 +15,7 @@ use crate::time::Timestamp;
 
 /// How rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Form {
+pub(in crate::cli) enum Form {
     /// For people
     Table,
     /// One JSON object a line; of flows, the record as it stands in the log
