@@ -371,13 +371,17 @@ fn open_flow(row: &Row<'_>) -> Result<(u64, Lane, Sums), BaseError> {
     Ok((flow, lane, sums))
 }
 
-/// Makes room: what no approval covers first, of that what has no open flow and few packets, and of that the oldest. Gives
-/// how many went, and the open flows among them, which are taken anew where they go on.
+/// Makes room: what no approval covers first, of that what has few packets, and of that the oldest. Gives how many went, and
+/// the open flows among them, which are taken anew where they go on.
 fn evict(change: &Transaction<'_>, count: usize) -> Result<(usize, Vec<u64>), BaseError> {
     let gone = change.execute(
         "DELETE FROM lanes WHERE id IN (
-             SELECT id FROM lanes ORDER BY approval <> '', id IN (SELECT lane FROM open_flows),
-                 packets_ab + packets_ba >= ?1, last_seen LIMIT ?2)",
+             SELECT l.id FROM lanes AS l LEFT JOIN (
+                 SELECT lane, sum(packets_ab + packets_ba) AS packets, max(last_seen) AS last_seen
+                 FROM open_flows GROUP BY lane
+             ) AS o ON o.lane = l.id
+             ORDER BY l.approval <> '', l.packets_ab + l.packets_ba + coalesce(o.packets, 0) >= ?1,
+                 max(l.last_seen, coalesce(o.last_seen, '')) LIMIT ?2)",
         params![A_FEW, count],
     )?;
     change.execute("DELETE FROM ended_days WHERE lane NOT IN (SELECT id FROM lanes)", [])?;

@@ -158,7 +158,7 @@ struct Approval<'a> {
 const HIGH_PORTS: [u16; 2] = [51_820, 41_641];
 
 /// Which of two ports is the server's, the same whoever spoke first.
-fn server_port(src: u16, dst: u16, originator_known: bool) -> u16 {
+pub(super) fn server_port(src: u16, dst: u16, originator_known: bool) -> u16 {
     let is_known = |port| HIGH_PORTS.contains(&port);
     match (is_known(src), is_known(dst)) {
         (true, false) => src,

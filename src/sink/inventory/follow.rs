@@ -83,17 +83,19 @@ impl Follower {
                 more
             }
             Err(trouble) => {
-                self.gauge.failed(&self.path, &trouble);
                 // Both are opened anew where the file's own place is.
-                self.segment = None;
-                let base = self.base.take();
-                if let Trouble::Base(error) = &trouble
-                    && error.is_for_good()
-                {
-                    drop(base);
-                    self.set_aside(&error.to_string(), told.now);
+                (self.base, self.segment) = (None, None);
+                match trouble {
+                    Trouble::Base(error) if error.is_for_good() => {
+                        self.gauge.erred();
+                        self.set_aside(&error.to_string(), told.now);
+                        true
+                    }
+                    trouble => {
+                        self.gauge.failed(&self.path, &trouble);
+                        false
+                    }
                 }
-                false
             }
         }
     }

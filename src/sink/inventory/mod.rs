@@ -251,8 +251,12 @@ impl Gauge {
         self.evicted.store(evicted, Ordering::Relaxed);
     }
 
-    fn failed(&self, path: &Path, trouble: &Trouble) {
+    fn erred(&self) {
         self.errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn failed(&self, path: &Path, trouble: &Trouble) {
+        self.erred();
         *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble.to_string());
         if !self.is_failing.swap(true, Ordering::Relaxed) {
             warn!(path = %path.display(), error = %trouble, "the inventory cannot be kept now: it takes from the log what it missed when it can");

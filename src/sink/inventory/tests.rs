@@ -28,6 +28,8 @@ struct House {
     log: Option<SealedLog>,
     follower: Option<Follower>,
     gauge: Arc<Gauge>,
+    /// The clock, seconds: each run has its own.
+    now: u64,
     /// All that was written.
     written: Vec<Record>,
 }
@@ -35,7 +37,8 @@ struct House {
 impl House {
     fn new(rows: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut house = Self { folder, rows, log: None, follower: None, gauge: Arc::default(), written: Vec::new() };
+        let mut house =
+            Self { folder, rows, log: None, follower: None, gauge: Arc::default(), now: 0, written: Vec::new() };
         house.start();
         house
     }
@@ -55,6 +58,11 @@ impl House {
     /// A run of the sensor begins; one that runs ends as it stands.
     fn start(&mut self) {
         (self.follower, self.log) = (None, None);
+        self.now += 1;
+        // Nobody will tell more of what it left open: its latest record is its last.
+        let ended = |record: &&Record| Record { kind: Kind::End, ..(*record).clone() };
+        let left: Vec<_> = flows(&self.written).iter().filter(|flow| flow.kind != Kind::End).map(ended).collect();
+        self.written.extend(left);
         let config = LogConfig { rotate_octets: 8 << 10, ..LogConfig::default() };
         let log_folder = self.folder.path().join("log");
         let log = SealedLog::open(&log_folder, LOG, &self.state(), &config, at(0)).unwrap();
@@ -90,7 +98,7 @@ impl House {
     }
 
     fn turn(&mut self) {
-        self.turn_at(at(1));
+        self.turn_at(at(self.now));
         assert_eq!(self.gauge.error(), None);
     }
 
@@ -276,7 +284,7 @@ fn unapproved(flow: u64) -> Record {
     record.flow_id = FlowId::Number(flow);
     record.verdict = Label::UnapprovedVpnTunnel;
     record.reason = Reason::NoApproval;
-    (record.tunnel, record.confidence) = (Some(Protocol::WireGuard), Some(Confidence::Certain));
+    (record.tunnel, record.confidence) = (Some(Protocol::Wireguard), Some(Confidence::Certain));
     record
 }
 
@@ -345,7 +353,7 @@ fn made(run: u64, flow: u64, kind: Kind, what: u8, octets: u64, hours: u64) -> R
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     /// Wherever batches are cut, the sensor killed, the log rotated and packed, or the file damaged.
     #[test]
@@ -370,28 +378,9 @@ proptest! {
             }
         }
         house.assert_agrees();
-        let open = house.select("SELECT count(*) FROM open_flows");
         house.start();
-        house.assert_agrees_whatever_is_open();
-        prop_assert!(open.len() == 1);
-    }
-}
-
-impl House {
-    /// A run that begins ends what earlier ones left open; the sums stay the same.
-    fn assert_agrees_whatever_is_open(&mut self) {
-        self.turn();
-        assert_eq!(self.select("SELECT count(*) FROM open_flows"), [[Value::Integer(0)]]);
-        let mut written = self.written.clone();
-        let left: Vec<_> =
-            flows(&written).iter().filter(|flow| flow.kind != Kind::End).map(|flow| (*flow).clone()).collect();
-        for mut flow in left {
-            flow.kind = Kind::End;
-            written.push(flow);
-        }
-        let expected = flows(&written);
-        assert_eq!(self.select("SELECT * FROM tunnels ORDER BY protocol, a, b, port"), tunnels(&expected));
-        assert_eq!(self.select("SELECT * FROM approvals ORDER BY approval"), approvals(&expected));
+        house.assert_agrees();
+        prop_assert_eq!(house.select("SELECT count(*) FROM open_flows"), [[Value::Integer(0)]]);
     }
 }
 
@@ -407,7 +396,7 @@ fn a_file_that_is_damaged_or_of_another_version_is_set_aside_and_made_anew() {
             std::fs::write(file, octets).unwrap();
         },
         |file| Connection::open(file).unwrap().pragma_update(None, "user_version", 99).unwrap(),
-        |file| drop(Connection::open(file).unwrap().execute("DELETE FROM state", []).unwrap()),
+        |file| Connection::open(file).unwrap().execute_batch("DELETE FROM state").unwrap(),
     ];
     for damage in damages {
         let mut house = House::new(1000);
@@ -417,7 +406,7 @@ fn a_file_that_is_damaged_or_of_another_version_is_set_aside_and_made_anew() {
         house.follower.take().unwrap().close();
         damage(&house.file());
         house.start();
-        house.turn_at(at(1));
+        house.turn_at(at(2));
         house.assert_agrees();
         assert_eq!((house.aside(), house.gauge.rows()), (1, 1));
     }
