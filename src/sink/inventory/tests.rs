@@ -486,6 +486,12 @@ fn a_flood_pushes_out_small_old_tunnels_and_no_approved_one() {
             house.turn();
         }
     }
+    // More at once than the file may have open.
+    for number in 0..200 {
+        let mut forged = unapproved(5000 + number);
+        (forged.dst_ip, forged.kind) = (peer(2000 + number), Kind::Update);
+        house.write(forged);
+    }
     house.turn();
     let count = |query: &str| match house.select(query)[0][0] {
         Value::Integer(number) => number as u64,
