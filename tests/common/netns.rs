@@ -188,6 +188,11 @@ impl Daemon {
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
     }
 
+    /// Whether it has ended, in whichever way.
+    pub fn is_gone(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Waits for its end; gives the exit code.
     #[track_caller]
     pub fn ends(&mut self) -> i32 {
