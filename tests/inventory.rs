@@ -75,11 +75,10 @@ fn number(value: &Value) -> u64 {
 }
 
 /// What `query` says of the log, added up as the inventory does.
-fn folded(folder: &TempDir, key: impl Fn(&Value) -> Option<String>) -> BTreeMap<String, Sums> {
-    let rows = inside(folder, &["query", "linewarden-log", "--format", "ndjson", "--quiet"]).expect(0);
+fn folded(rows: &[Value], key: impl Fn(&Value) -> Option<String>) -> BTreeMap<String, Sums> {
     let mut sums = BTreeMap::<String, Sums>::new();
-    for row in records(&rows.out) {
-        let Some(key) = key(&row).filter(|_| row["verdict"] != "other") else { continue };
+    for row in rows {
+        let Some(key) = key(row).filter(|_| row["verdict"] != "other") else { continue };
         let mut octets = [number(&row["fwd_octets"]), number(&row["rev_octets"])];
         if row["tunnel"].is_string() && ip(&row["src_ip"]) > ip(&row["dst_ip"]) {
             octets.reverse();
@@ -105,6 +104,8 @@ fn approval_of(row: &Value) -> Option<String> {
 /// Every view is what the log says.
 #[track_caller]
 fn assert_agrees(folder: &TempDir) {
+    let rows = inside(folder, &["query", "linewarden-log", "--format", "ndjson", "--quiet"]).expect(0);
+    let rows = records(&rows.out);
     let tunnels = inventory(folder, &["tunnels"]).into_iter().map(|row| {
         let key = format!("{} {} {} {}", text(&row["protocol"]), text(&row["a"]), text(&row["b"]), row["port"]);
         let octets = [number(&row["octets_ab"]), number(&row["octets_ba"])];
@@ -115,7 +116,7 @@ fn assert_agrees(folder: &TempDir) {
         // All tunnels here are to this port.
         Some(format!("{} {a} {b} 51820", row["tunnel"].as_str()?))
     };
-    assert_eq!(tunnels.collect::<BTreeMap<_, _>>(), folded(folder, key));
+    assert_eq!(tunnels.collect::<BTreeMap<_, _>>(), folded(&rows, key));
 
     let both = |(key, (flows, [ab, ba], first, last)): (String, Sums)| (key, (flows, ab + ba, first, last));
     let of = |row: &Value, first: &str, last: &str| {
@@ -123,7 +124,7 @@ fn assert_agrees(folder: &TempDir) {
     };
     let approvals = inventory(folder, &["approvals"]);
     let approvals = approvals.iter().map(|row| (text(&row["approval"]), of(row, "first_used", "last_used")));
-    let expected: BTreeMap<_, _> = folded(folder, approval_of).into_iter().map(both).collect();
+    let expected: BTreeMap<_, _> = folded(&rows, approval_of).into_iter().map(both).collect();
     assert_eq!(approvals.collect::<BTreeMap<_, _>>(), expected);
     let circuits = inventory(folder, &["circuits"]);
     let circuits = circuits.iter().map(|row| (text(&row["approval"]), of(row, "first_seen", "last_seen")));
@@ -133,7 +134,7 @@ fn assert_agrees(folder: &TempDir) {
     for row in inventory(folder, &["days"]) {
         *days.entry(text(&row["day"])).or_default() += number(&row["octets_ab"]) + number(&row["octets_ba"]);
     }
-    let by_day = folded(folder, |row| Some(text(&row["end"])[..10].to_owned()));
+    let by_day = folded(&rows, |row| Some(text(&row["end"])[..10].to_owned()));
     assert_eq!(days, by_day.into_iter().map(|(day, (_, [ab, ba], ..))| (day, ab + ba)).collect());
 }
 
@@ -164,7 +165,7 @@ while True:
     plain[34:36] = number
     plain[28] = 113 if port % 2 else 115
     link.send(plain)
-    time.sleep(0.002)";
+    time.sleep(0.001)";
         let mut child = namespace.command("python3").args(["-c", script]).stdin(Stdio::piped()).spawn().unwrap();
         let lines = frames("wireguard-port-51820").iter().take(12).fold(String::new(), |mut lines, frame| {
             frame.data.iter().for_each(|octet| write!(lines, "{octet:02x}").unwrap());
@@ -284,7 +285,19 @@ fn it_is_read_while_it_is_written_by_who_may_write_nothing() {
     assert!(seen.iter().all(|row| row["protocol"] == "wireguard" && row["confidence"] == "certain"), "{seen:?}");
     let inventory = &status(&folder)["inventory"];
     assert!(number(&inventory["tunnels"]) > 20 && inventory["error"].is_null(), "{inventory}");
-    drop(load);
+
+    // Who holds it up is told of, once, and made up for; nobody else waits.
+    let holder = rusqlite::Connection::open(state.join("inventory.sqlite")).unwrap();
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    daemon.says("the inventory cannot be kept now");
+    let shown = inside(&folder, &["ctl", "--socket", "c.sock", "status"]).expect(0).out;
+    assert_says(&shown, &["CANNOT BE KEPT NOW: database is locked"]);
+    let written = number(&status(&folder)["records"]["written"]);
+    until("records go on", || (number(&status(&folder)["records"]["written"]) > written).then_some(()));
+    holder.execute_batch("COMMIT").unwrap();
+    daemon.says("the inventory is kept again");
+    assert!(status(&folder)["inventory"]["error"].is_null());
+    drop((load, holder));
 
     // What a crash leaves is read as well, and what an end leaves.
     daemon.signal("KILL");

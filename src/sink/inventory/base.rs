@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, Transaction, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, ToSql, Transaction, params};
 
 use super::fold::{Batch, Lane, Latest, Sums};
 
@@ -258,10 +258,9 @@ impl Base {
     /// Removes what was last seen before a time, and days before it.
     pub(super) fn forget(&mut self, before: &str) -> Result<(), BaseError> {
         let change = self.connection.transaction()?;
-        change
-            .execute("DELETE FROM lanes WHERE last_seen < ?1 AND id NOT IN (SELECT lane FROM open_flows)", [before])?;
+        delete_lanes(&change, "last_seen < ?1 AND id NOT IN (SELECT lane FROM open_flows)", params![before])?;
         let day = before.get(..10).unwrap_or_default();
-        change.execute("DELETE FROM ended_days WHERE day < ?1 OR lane NOT IN (SELECT id FROM lanes)", [day])?;
+        change.execute("DELETE FROM ended_days WHERE day < ?1", [day])?;
         let rows = change.query_row("SELECT count(*) FROM lanes", [], |row| row.get(0))?;
         change.commit()?;
         self.rows = rows;
@@ -374,8 +373,9 @@ fn open_flow(row: &Row<'_>) -> Result<(u64, Lane, Sums), BaseError> {
 /// Makes room: what no approval covers first, of that what has few packets, and of that the oldest. Gives how many went, and
 /// the open flows among them, which are taken anew where they go on.
 fn evict(change: &Transaction<'_>, count: usize) -> Result<(usize, Vec<u64>), BaseError> {
-    let gone = change.execute(
-        "DELETE FROM lanes WHERE id IN (
+    let gone = delete_lanes(
+        change,
+        "id IN (
              SELECT l.id FROM lanes AS l LEFT JOIN (
                  SELECT lane, sum(packets_ab + packets_ba) AS packets, max(last_seen) AS last_seen
                  FROM open_flows GROUP BY lane
@@ -384,7 +384,6 @@ fn evict(change: &Transaction<'_>, count: usize) -> Result<(usize, Vec<u64>), Ba
                  max(l.last_seen, coalesce(o.last_seen, '')) LIMIT ?2)",
         params![A_FEW, count],
     )?;
-    change.execute("DELETE FROM ended_days WHERE lane NOT IN (SELECT id FROM lanes)", [])?;
     let mut flows = Vec::new();
     let mut delete =
         change.prepare("DELETE FROM open_flows WHERE lane NOT IN (SELECT id FROM lanes) RETURNING flow_id")?;
@@ -393,4 +392,15 @@ fn evict(change: &Transaction<'_>, count: usize) -> Result<(usize, Vec<u64>), Ba
     }
     change.execute("UPDATE state SET evicted = evicted + ?1", [gone])?;
     Ok((gone, flows))
+}
+
+/// Removes rows and their days; gives how many.
+fn delete_lanes(change: &Transaction<'_>, which: &str, values: &[&dyn ToSql]) -> Result<usize, BaseError> {
+    let mut delete = change.prepare(&format!("DELETE FROM lanes WHERE {which} RETURNING id"))?;
+    let gone = delete.query_map(values, |row| row.get(0))?.collect::<Result<Vec<i64>, _>>()?;
+    let mut delete_days = change.prepare("DELETE FROM ended_days WHERE lane = ?1")?;
+    for lane in &gone {
+        delete_days.execute([lane])?;
+    }
+    Ok(gone.len())
 }

@@ -17,7 +17,7 @@ use crate::time::Timestamp;
 /// Octets of the log in one transaction, about.
 const TURN: usize = 4 << 20;
 /// Age is looked at this often.
-const FORGET_SECONDS: u64 = 3600;
+const FORGET_SECONDS: u64 = 24 * 3600;
 /// Files that were set aside and stay.
 const ASIDE: usize = 2;
 /// A file that has to be set aside again and again is made anew no more.

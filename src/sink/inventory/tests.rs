@@ -57,7 +57,11 @@ impl House {
 
     /// A run of the sensor begins; one that runs ends as it stands.
     fn start(&mut self) {
-        (self.follower, self.log) = (None, None);
+        self.follower = None;
+        if let Some(mut log) = self.log.take() {
+            // What packs its segments would go on beside the next run's, which no two processes do.
+            log.settle(at(self.now));
+        }
         self.now += 1;
         // Nobody will tell more of what it left open: its latest record is its last.
         let ended = |record: &&Record| Record { kind: Kind::End, ..(*record).clone() };
@@ -367,7 +371,7 @@ proptest! {
                 }
                 Step::Turn => house.turn(),
                 Step::Kill | Step::Damage => {
-                    (house.follower, house.log) = (None, None);
+                    house.follower = None;
                     if matches!(step, Step::Damage) {
                         let _ = std::fs::write(house.file(), "no database at all");
                     }
@@ -417,6 +421,7 @@ fn an_inventory_that_is_ahead_or_of_another_log_is_made_anew() {
     let mut house = House::new(1000);
     (0..30).for_each(|flow| house.write(unapproved(flow)));
     house.turn();
+    house.log().settle(at(1));
     (house.follower, house.log) = (None, None);
     for entry in std::fs::read_dir(house.folder.path().join("log")).unwrap() {
         std::fs::remove_file(entry.unwrap().path()).unwrap();
@@ -429,6 +434,7 @@ fn an_inventory_that_is_ahead_or_of_another_log_is_made_anew() {
     assert_eq!(house.aside(), 1, "ahead");
 
     // As long as the old one, and other lines in it.
+    house.log().settle(at(1));
     (house.follower, house.log) = (None, None);
     let path = house.folder.path().join("log/linewarden.ndjson");
     let other = std::fs::read_to_string(&path).unwrap().replace("198.51.100.1", "198.51.100.7");
