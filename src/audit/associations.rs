@@ -83,17 +83,43 @@ impl Associations {
     }
 }
 
-/// DTLS channels that wait for the TLS beside them, by hosts and the server's port.
-#[derive(Debug, Default)]
-pub(super) struct Channels(HashMap<(FlowKey, u16), FlowName>);
+/// DTLS channels that wait for the TLS beside them.
+#[derive(Debug)]
+pub(super) struct Channels {
+    /// By hosts and the server's port.
+    waiting: HashMap<(FlowKey, u16), FlowName>,
+    /// How many wait by [`FlowKey::pair_mark`]: one look tells most hosts apart from those that have one waiting.
+    marks: [u16; MARKS],
+}
 
 /// Channels that wait at once; those beyond stay as they are.
 const MOST_CHANNELS: usize = 1024;
+const MARKS: usize = 1024;
+
+impl Default for Channels {
+    fn default() -> Self {
+        Self { waiting: HashMap::new(), marks: [0; MARKS] }
+    }
+}
 
 impl Channels {
+    /// Whether one may wait for TLS between a flow's hosts.
     #[inline]
-    pub(super) fn wait(&self) -> bool {
-        !self.0.is_empty()
+    pub(super) fn wait(&self, key: &FlowKey) -> bool {
+        !self.waiting.is_empty() && self.marks[key.pair_mark() as usize % MARKS] != 0
+    }
+
+    fn insert(&mut self, name: FlowName, port: u16) {
+        if self.waiting.len() < MOST_CHANNELS && self.waiting.insert((name.key.pair(), port), name).is_none() {
+            self.marks[name.key.pair_mark() as usize % MARKS] += 1;
+        }
+    }
+
+    /// Takes out the one that waits between a flow's hosts for a port.
+    fn remove(&mut self, key: &FlowKey, port: u16) -> Option<FlowName> {
+        let removed = self.waiting.remove(&(key.pair(), port))?;
+        self.marks[key.pair_mark() as usize % MARKS] -= 1;
+        Some(removed)
     }
 }
 
@@ -117,9 +143,9 @@ impl Auditor {
         if !flow.tenant.marks.has(Marks::TLS) && !is_tls {
             return;
         }
-        let (tls, pair) = (FlowName::of(flow), flow.key().pair());
-        let mut ports = flow.key().raw_ports(Sender::Low).into_iter();
-        let Some(channel) = ports.find_map(|port| self.channels.0.remove(&(pair, port))) else { return };
+        let tls = FlowName::of(flow);
+        let mut ports = tls.key.raw_ports(Sender::Low).into_iter();
+        let Some(channel) = ports.find_map(|port| self.channels.remove(&tls.key, port)) else { return };
         let Some(index) = open_at(&self.table, &channel, at) else { return };
         let tied = self.table.with_tenant(index, |flow| {
             let sender = flow.first_sender();
@@ -150,10 +176,8 @@ impl Auditor {
 
     /// Lets a DTLS channel wait for TLS beside it.
     fn await_tls(&mut self, name: FlowName, sender: Sender) {
-        if self.channels.0.len() < MOST_CHANNELS {
-            let [_, port] = name.key.raw_ports(sender);
-            self.channels.0.insert((name.key.pair(), port), name);
-        }
+        let [_, port] = name.key.raw_ports(sender);
+        self.channels.insert(name, port);
     }
 
     /// Takes a flow that has ended out of everything that names it.
@@ -163,9 +187,8 @@ impl Auditor {
         self.associations.leave(&name, family);
         if family == Family::AnyConnect {
             for port in name.key.raw_ports(Sender::Low) {
-                let place = (name.key.pair(), port);
-                if self.channels.0.get(&place) == Some(&name) {
-                    self.channels.0.remove(&place);
+                if self.channels.waiting.get(&(name.key.pair(), port)) == Some(&name) {
+                    self.channels.remove(&name.key, port);
                 }
             }
         }
@@ -244,6 +267,22 @@ mod tests {
         associations.leave(&esp, Family::Ipsec);
         associations.leave(&other, Family::Ipsec);
         assert!(associations.pairs.is_empty());
+    }
+
+    #[test]
+    fn a_channel_waits_between_its_hosts_alone_and_until_it_is_taken() {
+        let channel = name(&packet([198, 51, 100, 1], 40_000, [198, 51, 100, 2], 443, 17));
+        let back = name(&packet([198, 51, 100, 2], 443, [198, 51, 100, 1], 50_000, 6));
+        let other = name(&packet([198, 51, 100, 1], 50_000, [198, 51, 100, 3], 443, 6));
+        let mut channels = Channels::default();
+        assert!(!channels.wait(&back.key));
+        channels.insert(channel, 443);
+        channels.insert(channel, 443);
+        assert!(channels.wait(&back.key), "either direction");
+        assert!(!channels.wait(&other.key), "another host");
+        assert_eq!(channels.remove(&back.key, 443), Some(channel));
+        assert_eq!(channels.remove(&back.key, 443), None);
+        assert!(channels.marks.iter().all(|count| *count == 0));
     }
 
     #[test]

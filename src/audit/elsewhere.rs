@@ -122,7 +122,7 @@ impl Auditor {
         } else if self.table.flow(index).is_some_and(|flow| u64::from(flow.tenant.due) <= at.as_secs()) {
             self.look_again(index, at, emit);
         }
-        if counted.key.protocol() == TCP && self.channels.wait() {
+        if counted.key.protocol() == TCP && self.channels.wait(&counted.key) {
             self.tie(index, at, self.counters.packets, false, emit);
         }
     }

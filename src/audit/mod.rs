@@ -277,7 +277,7 @@ impl Auditor {
     /// Adds a calm packet to a flow of which nothing is to be seen or told now; false where that is not so.
     #[inline]
     fn take_routine(&mut self, frame: &Frame<'_>, lane: &Lane) -> bool {
-        if self.channels.wait() && lane.name.key.protocol() == TCP {
+        if lane.name.key.protocol() == TCP && self.channels.wait(&lane.name.key) {
             return false;
         }
         let [idle, active] = self.timeouts;
@@ -452,7 +452,7 @@ impl Auditor {
         if closed {
             self.table.close(index);
         }
-        if tcp.is_some() && self.channels.wait() {
+        if tcp.is_some() && self.channels.wait(&name.key) {
             self.tie(index, packet.at, packet.number, is_tls(packet.payload), emit);
         }
         if (is_wanted || due || closed) && self.elsewhere.is_some() {

@@ -123,6 +123,12 @@ fn octet(text: &str) -> Option<(u8, u8)> {
     })
 }
 
+/// The detectors that are shown what a carrier carries.
+fn carried_by(carrier: CarrierKind) -> impl Iterator<Item = (Set, &'static dyn Detector)> {
+    let placed = REGISTRY.iter().enumerate().map(|(place, detector)| (Set::default().with(place), *detector));
+    placed.filter(move |(_, detector)| detector.about().carriers.contains(&carrier))
+}
+
 /// What one carrier's detectors ask for.
 #[derive(Debug, Default)]
 struct Table {
@@ -138,11 +144,7 @@ struct Table {
 impl Table {
     fn new(carrier: CarrierKind) -> Self {
         let mut table = Self { patterns: vec![Vec::new(); 256], ..Self::default() };
-        for (place, detector) in REGISTRY.iter().enumerate() {
-            if !detector.about().carriers.contains(&carrier) {
-                continue;
-            }
-            let set = Set::default().with(place);
+        for (set, detector) in carried_by(carrier) {
             table.all = table.all.union(set);
             for begin in detector.about().begins {
                 match begin {
@@ -210,7 +212,8 @@ impl Dispatch {
     /// Of the [`REGISTRY`].
     #[must_use]
     pub fn new() -> Self {
-        let ip = (0..=u8::MAX).map(|protocol| (protocol, Table::new(CarrierKind::Ip(protocol)).all));
+        let all = |carrier| carried_by(carrier).fold(Set::default(), |all, (set, _)| all.union(set));
+        let ip = (0..=u8::MAX).map(|protocol| (protocol, all(CarrierKind::Ip(protocol))));
         Self {
             udp: Table::new(CarrierKind::Udp),
             tcp: Table::new(CarrierKind::Tcp),

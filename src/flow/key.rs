@@ -172,6 +172,14 @@ impl FlowKey {
         Self { addresses, ports: [0; 2], tags, protocol: 0, vlan: [0; 3] }
     }
 
+    /// A number that all keys of one [`Self::pair`] share and most others do not.
+    #[must_use]
+    pub fn pair_mark(&self) -> u16 {
+        let [low, high] = self.addresses.map(u128::from_ne_bytes);
+        let both = low ^ high;
+        (((both ^ (both >> 64)) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as u16
+    }
+
     /// Whether the flow is inside a tunnel.
     #[must_use]
     pub const fn is_inside(&self) -> bool {

@@ -6,7 +6,6 @@ pub mod protocol;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
@@ -19,7 +18,6 @@ use self::protocol::{Answer, Body, Command, End, ErrorAnswer, ReloadAnswer, Requ
 use super::board::Board;
 use super::socket::Socket;
 use super::state::clock;
-use crate::policy::Label;
 use crate::sink::live::LiveFlow;
 
 /// What only the main loop can do.
@@ -104,7 +102,7 @@ impl Client {
                 // Gone, or silent for too long.
                 _ => return,
             }
-            let answered = match parse(&request) {
+            let answered = match Request::parse(&request) {
                 Ok(request) => self.answer(&request, &mut writer).await,
                 Err(wrong) => write(&mut writer, &line(error(USAGE, wrong))).await,
             };
@@ -196,32 +194,6 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// What is wrong with a request is said in words that name it.
-fn parse(request: &[u8]) -> Result<Request, String> {
-    let value: Value =
-        serde_json::from_slice(request).map_err(|error| format!("a request is a JSON object on a line: {error}"))?;
-    match value.get("version").and_then(Value::as_u64) {
-        Some(version) if version == u64::from(VERSION) => {}
-        Some(version) => {
-            return Err(format!(
-                "this daemon speaks version {VERSION} of the protocol, not {version}: use its own `linewarden ctl`"
-            ));
-        }
-        None => return Err(format!("version is missing: write \"version\":{VERSION}")),
-    }
-    let request: Request = serde_json::from_value(value).map_err(|error| format!("the request is wrong: {error}"))?;
-    let has_filter = request.label.is_some() || request.peer.is_some() || request.limit.is_some();
-    if has_filter && request.command != Command::Flows {
-        return Err("label, peer and limit go with the command `flows`".to_owned());
-    }
-    if request.label == Some(Label::Other) {
-        return Err(
-            "flows that are `other` are in the log alone: the daemon lists tunnels and approved lines".to_owned()
-        );
-    }
-    Ok(request)
-}
-
 fn error(code: u8, message: impl std::fmt::Display) -> Body {
     Body::Error(ErrorAnswer { code, message: message.to_string() })
 }
@@ -244,7 +216,7 @@ mod tests {
     #[test]
     fn requests_and_what_is_wrong_with_them() {
         let good = br#"{"version":1,"command":"flows","label":"unapproved_vpn_tunnel","peer":"198.51.100.0/24"}"#;
-        assert_eq!(parse(good).unwrap().peer, Some("198.51.100.0/24".parse().unwrap()));
+        assert_eq!(Request::parse(good).unwrap().peer, Some("198.51.100.0/24".parse().unwrap()));
         let cases: [(&str, &str); 10] = [
             ("", "a request is a JSON object"),
             ("status", "a request is a JSON object"),
@@ -258,10 +230,10 @@ mod tests {
             ("{\"version\":1,\"command\":\"flows\",\"label\":\"other\"}", "in the log alone"),
         ];
         for (request, expected) in cases {
-            let wrong = parse(request.as_bytes()).unwrap_err();
+            let wrong = Request::parse(request.as_bytes()).unwrap_err();
             assert!(wrong.contains(expected), "{request}: {wrong}");
         }
-        assert!(parse(&[b'['; REQUEST as usize]).is_err(), "deep nesting");
+        assert!(Request::parse(&[b'['; REQUEST as usize]).is_err(), "deep nesting");
     }
 
     #[test]

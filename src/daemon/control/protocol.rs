@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 pub use crate::daemon::coverage::{SensorSpan, Span};
 use crate::policy::{ApprovalKind, Label};
@@ -38,6 +39,37 @@ pub struct Request {
     /// With `flows`: so many at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
+}
+
+impl Request {
+    /// Takes a line; what is wrong with it is said in words that name it.
+    ///
+    /// # Errors
+    /// It is no request of this version.
+    pub fn parse(request: &[u8]) -> Result<Self, String> {
+        let value: Value = serde_json::from_slice(request)
+            .map_err(|error| format!("a request is a JSON object on a line: {error}"))?;
+        match value.get("version").and_then(Value::as_u64) {
+            Some(version) if version == u64::from(VERSION) => {}
+            Some(version) => {
+                return Err(format!(
+                    "this daemon speaks version {VERSION} of the protocol, not {version}: use its own `linewarden ctl`"
+                ));
+            }
+            None => return Err(format!("version is missing: write \"version\":{VERSION}")),
+        }
+        let request: Self = serde_json::from_value(value).map_err(|error| format!("the request is wrong: {error}"))?;
+        let has_filter = request.label.is_some() || request.peer.is_some() || request.limit.is_some();
+        if has_filter && request.command != Command::Flows {
+            return Err("label, peer and limit go with the command `flows`".to_owned());
+        }
+        if request.label == Some(Label::Other) {
+            return Err(
+                "flows that are `other` are in the log alone: the daemon lists tunnels and approved lines".to_owned()
+            );
+        }
+        Ok(request)
+    }
 }
 
 /// Every command.
@@ -75,7 +107,7 @@ pub enum Body {
     /// To `status`.
     Status(Box<StatusAnswer>),
     /// To `stats`: as in `summary.json`.
-    Stats(serde_json::Value),
+    Stats(Value),
     /// To `reload`.
     Reload(ReloadAnswer),
     /// One of `flows`.
