@@ -30,6 +30,8 @@ pub(super) enum Trouble {
     Base(#[from] BaseError),
     #[error("the log cannot be read: {0}")]
     Log(#[from] io::Error),
+    #[error("the log cannot be read: its file is gone, or is none that can be read again")]
+    NoFile,
     #[error(
         "it was set aside {MOST_ASIDE} times since the start, which looks like a broken disk: it is kept no more until the next start"
     )]
@@ -83,10 +85,11 @@ impl Follower {
                 more
             }
             Err(trouble) => {
-                // Both are opened anew where the file's own place is.
-                (self.base, self.segment) = (None, None);
+                // Nothing of the turn is in the file: the log is read again from the file's own place.
+                self.segment = None;
                 match trouble {
                     Trouble::Base(error) if error.is_for_good() => {
+                        self.base = None;
                         self.gauge.erred();
                         self.set_aside(&error.to_string(), told.now);
                         true
@@ -127,8 +130,8 @@ impl Follower {
                 return Ok(true);
             }
             self.is_before |= base.place < self.began;
-            self.is_current = base.place == told.place;
-            if !self.is_current {
+            self.is_current = false;
+            if base.place < told.place {
                 info!(path = %self.path.display(), segment = base.place.segment, to = told.place.segment, "the inventory takes what the log has more");
             }
             self.segment = None;
@@ -151,13 +154,8 @@ impl Follower {
         if mark.octets == 0 {
             return Ok(None);
         }
-        let Some(mut segment) = open(&self.settings, told, mark.begins())? else {
-            warn!(
-                segment = mark.end.segment,
-                "the segment that the inventory was told last is not there any more: what it held beyond that may be missing in it"
-            );
-            return Ok(None);
-        };
+        // Retention may have taken it.
+        let Some(mut segment) = open(&self.settings, told, mark.begins())? else { return Ok(None) };
         let is_there = mark.is_in(&mut segment)?;
         Ok((!is_there).then_some("the log does not hold what it was told last: it is another log, or was changed"))
     }
@@ -173,9 +171,15 @@ impl Follower {
                 Some(segment) => segment,
                 None => match open(&self.settings, told, place)? {
                     Some(segment) => segment,
-                    // Told of again when it can be opened.
-                    None if place.segment == told.place.segment => break,
+                    None if place.segment == told.place.segment => return Err(Trouble::NoFile),
                     None => {
+                        if place.segment > 0 {
+                            warn!(
+                                segment = place.segment,
+                                octets = place.octets,
+                                "a segment of the log is not in its folder: what it holds from there on is not in the inventory"
+                            );
+                        }
                         place = next(&self.settings, place.segment, goal)?;
                         continue;
                     }

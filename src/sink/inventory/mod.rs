@@ -63,6 +63,8 @@ pub struct Settings {
 
 /// Transactions are this far apart at least, unless there is much to take.
 const PAUSE: Duration = Duration::from_secs(1);
+/// What failed is tried again after this.
+const RETRY: Duration = Duration::from_secs(5);
 /// Age is looked at, also where nothing comes.
 const LOOK: Duration = Duration::from_mins(1);
 /// At the end the log's last records are waited for; what takes longer is taken by the next run.
@@ -169,7 +171,7 @@ fn run(mut follower: Follower, shared: &Shared) {
         }
         let has_come = follower.is_at(told.place);
         let before = told.place;
-        shared.wait_while(PAUSE, |told| !told.is_closing);
+        shared.wait_while(if has_come { PAUSE } else { RETRY }, |told| !told.is_closing);
         told = shared.wait_while(LOOK, |told| has_come && told.place == before && !told.is_closing);
     }
     follower.close();

@@ -1,3 +1,5 @@
+//! The inventory held against a plain fold over all records, whatever happens to file, log and sensor meanwhile.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
