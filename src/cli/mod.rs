@@ -43,14 +43,6 @@ struct Arguments {
 /// Below every help text.
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed while running; 2 findings (replay --fail-on unapproved, diff-policy); 64 usage; 65 bad data, or a log that is not whole; 69 no such interface now, which may come; 77 permission; 78 configuration.";
 
-/// Below the help of `inventory`.
-const INVENTORY: &str = "\
-Example: the unapproved tunnels to one network, and what each approval was used for:
-  linewarden inventory --label unapproved_vpn_tunnel --peer 198.51.100.0/24
-  linewarden inventory approvals --format csv
-
-The file is SQLite: `sqlite3 -readonly inventory.sqlite 'SELECT * FROM tunnels'` reads the same.";
-
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Capture live and log verdicts until SIGTERM; SIGHUP reloads the approvals
@@ -72,7 +64,12 @@ enum Command {
     /// From the inventory that the daemon keeps beside the log; it may run meanwhile. Each flow counts once, by its `end`
     /// record or its latest, as `query` counts it. A tunnel is what goes between two addresses by one protocol and, where
     /// there are ports, to one port of the server; `a` is the lower address, and `ab` the way from it to `b`.
-    #[command(verbatim_doc_comment, after_long_help = INVENTORY)]
+    ///
+    /// For example, unapproved tunnels to one network, and what each approval was used for; the file is SQLite, too:
+    ///   linewarden inventory --label unapproved_vpn_tunnel --peer 198.51.100.0/24
+    ///   linewarden inventory approvals --format csv
+    ///   sqlite3 -readonly /var/lib/linewarden/inventory.sqlite 'SELECT * FROM tunnels'
+    #[command(verbatim_doc_comment)]
     Inventory(Box<inventory::Options>),
     /// Say which logged flows would get another verdict by other approvals
     ///

@@ -10,8 +10,18 @@ use crate::common::command::{
     approval, approved, assert_says, capture, closed_pipe, done_with_stdout, folder, linewarden, run,
 };
 
-const COMMANDS: [&str; 9] =
-    ["run", "replay", "explain", "query", "diff-policy", "check-config", "detectors", "interfaces", "bench"];
+const COMMANDS: [&str; 10] = [
+    "run",
+    "replay",
+    "explain",
+    "query",
+    "inventory",
+    "diff-policy",
+    "check-config",
+    "detectors",
+    "interfaces",
+    "bench",
+];
 
 /// The text with its line breaks and indents taken out.
 fn flat(text: &str) -> String {
