@@ -9,6 +9,8 @@ mod approvals;
 mod check_config;
 #[path = "cli/commands.rs"]
 mod commands;
+#[path = "cli/drafts.rs"]
+mod drafts;
 #[path = "cli/explain.rs"]
 mod explain;
 #[path = "cli/files.rs"]

@@ -4,6 +4,7 @@
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use linewarden::config::{Approvals, Config};
 use linewarden::policy::ApprovalKind;
@@ -286,14 +287,101 @@ fn the_revision_changes_with_the_meaning_only() {
 
 #[test]
 fn what_is_valid_but_hardly_meant_is_warned_of() {
-    let warnings = |text: &str| approvals(&[("t.toml", text)]).unwrap().warnings.join("\n");
+    let warnings = |text: &str| approvals(&[("t.toml", text)]).unwrap().warnings;
+    let warnings = |text: &str| warnings(text).iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     assert!(warnings(&GOOD.replace("198.51.100.7", "0.0.0.0/0")).contains("a large part of the Internet"));
     assert!(warnings(&GOOD.replace("vpn", "leased-line")).contains("without path"));
     assert!(warnings(&format!("{GOOD}ports = [1]\ntunnels = [\"gre\"]\n")).contains("have no ports"));
     assert!(warnings("# nothing\n").contains("no approval in it"));
     let dated = approvals(&[("t.toml", GOOD)]).unwrap();
-    assert!(dated.warnings_at(Timestamp::from_secs(1)).is_empty());
-    assert!(dated.warnings_at(Timestamp::MAX)[0].contains("t.toml:1:1: approval \"a\" ended at 2028-01-01"));
+    let month = Duration::from_hours(30 * 24);
+    let at = |time: &str| {
+        dated.warnings_at(time.parse().unwrap(), month).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert!(at("2027-12-01T23:59:59Z").is_empty());
+    assert!(at("2027-12-02T00:00:00Z")[0].contains("t.toml:1:1: approval \"a\": ends at 2028-01-01"));
+    assert!(at("2028-01-01T00:00:00Z")[0].contains("t.toml:1:1: approval \"a\": ended at 2028-01-01"));
+}
+
+/// The findings of approvals, as `id code`, at the beginning of 2027.
+fn lint(approvals_text: &str) -> Vec<String> {
+    let now = "2027-01-01T00:00:00Z".parse().unwrap();
+    let findings = approvals(&[("t.toml", approvals_text)]).unwrap().lint(now, Duration::from_hours(30 * 24));
+    findings.iter().map(|finding| format!("{} {}", finding.approval.as_deref().unwrap_or("-"), finding.code)).collect()
+}
+
+#[test]
+fn lint_finds_what_was_hardly_meant_and_nothing_else() {
+    const KEY: &str = "identity = { wireguard_public_keys = [\"sKGrmKhFWRpQ8KzXzLZEEUsPPUAFLkeB/XND6NsY/XA=\"] }";
+    // One that there is nothing to say of, but for what a case changes.
+    let one = |id: &str, more: &str| {
+        let mut lines = vec![
+            format!("id = \"{id}\""),
+            "kind = \"vpn\"".into(),
+            "owner = \"o\"".into(),
+            format!("reference = \"r-{id}\""),
+            "need = \"n\"".into(),
+            "valid_until = 2027-12-31".into(),
+            "peers = [\"198.51.100.7\"]".into(),
+            "tunnels = [\"wireguard\"]".into(),
+        ];
+        for line in more.lines() {
+            let key = line.split(' ').next().unwrap();
+            lines.retain(|old| old.split(' ').next() != Some(key));
+            if !line.ends_with("= -") {
+                lines.push(line.to_owned());
+            }
+        }
+        format!("[[approval]]\n{}\n", lines.join("\n"))
+    };
+    let wide = |more: &str| one("b", &format!("peers = [\"198.51.0.0/16\"]\n{more}"));
+    #[rustfmt::skip]
+    let cases: Vec<(&str, String, &[&str])> = vec![
+        ("nothing", one("a", ""), &[]),
+        ("no need", one("a", "need = -"), &["a no_need"]),
+        ("any tunnel", one("a", "tunnels = -"), &["a any_tunnel"]),
+        ("any tunnel on a port", one("a", "tunnels = -\nports = [1]"), &[]),
+        ("any tunnel with a key", one("a", &format!("tunnels = -\npath = {{ vlan = 7 }}\n{KEY}")), &[]),
+        ("a key without path", one("a", KEY), &["a keys_without_path"]),
+        ("ended", one("a", "valid_until = 2026-12-30"), &["a ended"]),
+        ("ends within thirty days", one("a", "valid_until = 2027-01-30"), &["a ends_soon"]),
+        ("ends later", one("a", "valid_until = 2027-01-31"), &[]),
+        ("not begun", one("a", "valid_from = 2027-01-02"), &["a not_begun"]),
+        ("a wide network", one("a", "peers = [\"0.0.0.0/0\"]"), &["a wide_network"]),
+        ("an eighth of a wide one", one("a", "peers = [\"10.0.0.0/8\"]"), &[]),
+        ("a line without path", one("a", "kind = \"leased-line\""), &["a line_without_path"]),
+        ("nothing at all", "# nothing\n".into(), &["- empty_file"]),
+        ("the same reference", one("a", "") + &one("b", "reference = \"r-a\"\npeers = [\"192.0.2.1\"]"), &["b same_reference"]),
+        ("other networks", one("a", "") + &one("b", "peers = [\"192.0.2.1\"]"), &[]),
+        ("the same twice", one("a", "") + &one("b", ""), &["b adds_nothing"]),
+        ("the same, the later allows more", one("a", "") + &one("b", "valid_until = 2028-12-31"), &["a adds_nothing"]),
+        ("the same, each allows something", one("a", "") + &one("b", "tunnels = [\"esp\"]"), &[]),
+        ("two networks, one of them the same", one("a", "") + &one("b", "peers = [\"198.51.100.7\", \"192.0.2.1\"]"), &["a adds_nothing"]),
+        ("a narrower one that allows as much", one("a", "") + &wide(""), &[]),
+        ("a narrower one that allows less: another tunnel", one("a", "") + &wide("tunnels = [\"esp\"]"), &["a hides"]),
+        ("a narrower one that allows less: a shorter time", one("a", "") + &wide("valid_until = 2028-12-31"), &["a hides"]),
+        ("a narrower one that allows less: a port", one("a", "ports = [5]") + &wide("ports = [\"1-9\"]"), &["a hides"]),
+        ("a narrower one that has ended", one("a", "valid_until = 2026-12-01") + &wide(""), &["a ended", "a hides"]),
+        ("a wider one that has ended", one("a", "tunnels = [\"esp\"]") + &wide("valid_until = 2026-12-01"), &["b ended"]),
+        ("a narrower one of more ports", one("a", "ports = [\"1-9\"]") + &wide("ports = [5]"), &[]),
+        ("a narrower one of another path", one("a", "path = { vlan = 7 }") + &wide("path = { vlan = 8 }"), &["a hides"]),
+        ("the wider one names the narrower network, too", one("a", "") + &one("b", "peers = [\"198.51.0.0/16\", \"198.51.100.7\"]\ntunnels = [\"esp\"]"), &[]),
+        ("a narrower one of IPv6", one("a", "peers = [\"2001:db8::7\"]") + &one("b", "peers = [\"2001:db8::/32\"]\ntunnels = [\"esp\"]"), &["a hides"]),
+    ];
+    for (name, text, expected) in cases {
+        assert_eq!(lint(&text), expected, "{name}\n{text}");
+    }
+}
+
+#[test]
+fn findings_of_a_hundred_thousand_prefixes_in_their_order() {
+    let mut text = String::new();
+    for number in 0..100_000_u32 {
+        let [_, a, b, c] = (number * 2).to_be_bytes();
+        writeln!(text, "[[approval]]\nid = \"p{number}\"\nkind = \"vpn\"\nowner = \"o\"\nreference = \"r{number}\"\nneed = \"n\"\nvalid_until = 2027-12-31\ntunnels = [\"esp\"]\npeers = [\"10.{a}.{b}.{c}\", \"2001:db8::/32\"]").unwrap();
+    }
+    let found = lint(&text);
+    assert!(found.is_empty(), "{:?}", &found[..found.len().min(3)]);
 }
 
 #[test]

@@ -60,6 +60,17 @@ fn end(daemon: &mut Daemon) {
     assert_eq!(daemon.ends(), 0, "{}", daemon.said.join("\n"));
 }
 
+/// The same session at addresses that begin with 203.0.113; the headers' checksums are nobody's business.
+fn elsewhere() -> Vec<OwnedFrame> {
+    let mut frames = wireguard();
+    for frame in &mut frames {
+        for address in [26, 30] {
+            frame.data[address..address + 3].copy_from_slice(&[203, 0, 113]);
+        }
+    }
+    frames
+}
+
 /// What the sensor said of itself, each line as `tests/sensor.schema.json` documents it, none missing.
 #[track_caller]
 fn events(folder: &Path) -> Vec<Value> {
@@ -68,11 +79,13 @@ fn events(folder: &Path) -> Vec<Value> {
     let validator = jsonschema::options().should_validate_formats(true).build(&schema).unwrap();
     let text = fs::read_to_string(folder.join("linewarden-log/sensor.ndjson")).unwrap();
     let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    for (index, event) in events.iter().enumerate() {
+    let mut number = 0;
+    for event in &events {
         if let Err(error) = validator.validate(event) {
             panic!("{error}\n{event}");
         }
-        assert_eq!(event["seq"], index + 1, "{text}");
+        number = if event["kind"] == "start" { 1 } else { number + 1 };
+        assert_eq!(event["seq"], number, "{text}");
         let mut wrong = event.clone();
         wrong["extra"] = 1.into();
         assert!(!validator.is_valid(&wrong), "the schema lets anything pass");
@@ -163,20 +176,13 @@ fn half_of_a_link_is_told_by_its_flows() {
 #[test]
 fn flows_are_filtered_and_approvals_tell_their_use() {
     let namespace = Namespace::new("flows");
-    let unused = approval("vpn", "unused", "valid_until = 2020-12-31\npeers = [\"203.0.113.2\"]");
-    let (mut daemon, folder) = start(&namespace, &(approved() + &unused));
+    let ended = approval("vpn", "ended", "valid_until = 2020-12-31\npeers = [\"203.0.113.2\"]");
+    let (mut daemon, folder) = start(&namespace, &(approved() + &ended));
     assert_eq!(ctl(&folder, &["flows"]).expect(0).out, "none\n");
     let mut sender = namespace.sender("far0");
     sender.send(&wireguard());
     daemon.record("the approved tunnel", |record| record["verdict"] == "authorized_leased_line");
-    let mut elsewhere = wireguard();
-    for frame in &mut elsewhere {
-        for address in [26, 30] {
-            // 198.51.100.x becomes 203.0.113.x; the header's checksum is nobody's business.
-            frame.data[address..address + 3].copy_from_slice(&[203, 0, 113]);
-        }
-    }
-    sender.send(&elsewhere);
+    sender.send(&elsewhere());
     daemon.record("the other tunnel", |record| record["verdict"] == "unapproved_vpn_tunnel");
     let flows = |arguments: &[&str]| -> Vec<Value> {
         let done = ctl(&folder, &[&["flows", "--json"], arguments].concat()).expect(0);
@@ -198,14 +204,14 @@ fn flows_are_filtered_and_approvals_tell_their_use() {
 
     let done = ctl(&folder, &["approvals", "--json"]).expect(0);
     let approvals: Vec<Value> = done.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let (partner, unused) = (&approvals[0]["approval"], &approvals[1]["approval"]);
+    let (partner, ended) = (&approvals[0]["approval"], &approvals[1]["approval"]);
     assert_eq!([&partner["id"], &partner["state"]], ["partner", "in_force"]);
     assert_eq!(partner["use"]["flows_open"], 1);
     assert!(partner["use"]["last_used"].is_string() && partner["use"]["octets_open"].as_u64() > Some(0), "{partner}");
-    assert_eq!([&unused["id"], &unused["state"]], ["unused", "expired"]);
-    assert!(unused["use"]["last_used"].is_null(), "{unused}");
+    assert_eq!([&ended["id"], &ended["state"]], ["ended", "expired"]);
+    assert!(ended["use"]["last_used"].is_null() && ended["use"]["used_after_end"].is_string(), "{ended}");
     let text = ctl(&folder, &["approvals"]).expect(0).out;
-    assert_says(&text, &["partner", "in force", "expired", "not since the start"]);
+    assert_says(&text, &["partner", "in force", "expired", ", after its end"]);
 
     let stats = until("all is counted", || {
         let stats = asked(&folder, "stats");
@@ -216,6 +222,86 @@ fn flows_are_filtered_and_approvals_tell_their_use() {
     end(&mut daemon);
     let summary = daemon.summary();
     assert_eq!(summary["packets"], stats["packets"]);
+}
+
+#[test]
+fn approvals_that_end_are_told_at_the_start_and_at_a_reload() {
+    let namespace = Namespace::new("ends");
+    let ends = |id: &str, hours: i64| {
+        let end = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(hours);
+        let peer = if hours < 0 { "203.0.113.2" } else { "192.0.2.1" };
+        approval("vpn", id, &format!("valid_until = {end}\npeers = [\"{peer}\"]"))
+    };
+    let (mut daemon, folder) =
+        start(&namespace, &(ends("soon", 24 * 29) + &ends("later", 24 * 31) + &ends("over", -1)));
+    assert_says(&daemon.said.join("\n"), &["approval \"soon\": ends at ", "approval \"over\": ended at "]);
+    let told = |count| {
+        until("the ends are told", || {
+            let events = events(folder.path());
+            let told: Vec<_> = of_kind(&events, "expiry").into_iter().cloned().collect();
+            (told.len() == count).then_some(told)
+        })
+    };
+    let first = &told(1)[0];
+    assert_eq!(first["within_seconds"], 30 * 86_400);
+    assert_eq!([&first["ending"][0]["id"], &first["ended"][0]["id"]], ["soon", "over"], "{first}");
+    assert!(first["ending"][1].is_null() && first["ended"][1].is_null(), "{first}");
+    assert!(first["ended"][0]["used_after_end"].is_null(), "{first}");
+    let status = asked(&folder, "status");
+    assert_eq!(status["policy"]["expiring"][0]["id"], "soon");
+
+    // What is used after its end is told with it.
+    namespace.sender("far0").send(&elsewhere());
+    daemon.record("the tunnel of the ended approval", |record| record["reason"] == "approval_expired");
+    fs::write(folder.path().join("approvals.d/a.toml"), ends("over", -1)).unwrap();
+    asked(&folder, "reload");
+    let second = &told(2)[1];
+    assert_eq!([&second["ending"], &second["ended"][0]["id"]], [&serde_json::json!([]), &Value::from("over")]);
+    assert!(second["ended"][0]["used_after_end"].is_string(), "{second}");
+    fs::write(folder.path().join("approvals.d/a.toml"), ends("later", 24 * 31)).unwrap();
+    asked(&folder, "reload");
+    end(&mut daemon);
+    assert_eq!(of_kind(&events(folder.path()), "expiry").len(), 2, "where nothing ends, nothing is told");
+}
+
+#[test]
+fn a_log_that_was_not_closed_is_told_with_what_was_found_of_it() {
+    let namespace = Namespace::new("break");
+    // Nothing is signed, and so sealed, before the kill.
+    let settings = format!("{SETTINGS}[records]\nsign_interval = \"1d\"\n");
+    let folder = folder(&[("approvals.d/a.toml", &approved()), ("s.toml", &settings)]);
+    let mut daemon = namespace.daemon(folder.path(), &["--config", "s.toml", "--approvals", "approvals.d"]);
+    daemon.says("capturing");
+    namespace.sender("far0").send(&wireguard());
+    daemon.record("a record in the log", |record| record["confidence"] == "certain");
+    daemon.signal("KILL");
+    until("it is gone", || daemon.is_gone().then_some(()));
+    let log = folder.path().join("linewarden-log/linewarden.ndjson");
+    let lines = fs::read_to_string(&log).unwrap();
+    let (whole, half) = (lines.rfind('\n').unwrap() + 1, "{\"version\":1,\"seq\":");
+    fs::write(&log, [&lines[..whole], half].concat()).unwrap();
+
+    let mut daemon = namespace.daemon(folder.path(), &["--config", "s.toml", "--approvals", "approvals.d"]);
+    daemon.says("the log was not closed by its last run");
+    daemon.says("capturing");
+    end(&mut daemon);
+    let events = events(folder.path());
+    let begins = events.iter().rposition(|event| event["kind"] == "start").unwrap();
+    let breaks = of_kind(&events[begins..], "log_break");
+    assert_eq!(of_kind(&events[..begins], "log_break").len(), 0);
+    assert_eq!(breaks.iter().map(|found| found["log"].as_str().unwrap()).collect::<Vec<_>>(), ["linewarden", "sensor"]);
+    let of = |key: &str| breaks[0][key].as_u64().unwrap();
+    assert_eq!((of("torn_octets"), of("segment")), (half.len() as u64, 1), "{}", breaks[0]);
+    assert_eq!((of("missing_octets"), of("missing_seals")), (0, 0), "{}", breaks[0]);
+    let records = lines[..whole].lines().count() as u64;
+    assert_eq!((of("recovered_records"), of("recovered_octets")), (records, whole as u64), "{}", breaks[0]);
+
+    // And a run that was closed is no break.
+    let mut daemon = namespace.daemon(folder.path(), &["--config", "s.toml", "--approvals", "approvals.d"]);
+    daemon.says("capturing");
+    end(&mut daemon);
+    let after = crate::events(folder.path());
+    assert_eq!(of_kind(&after, "log_break").len(), 2);
 }
 
 #[test]

@@ -65,7 +65,8 @@ fn plainly(frames: &[OwnedFrame]) -> (Vec<Record>, Counters) {
 }
 
 fn mirror(encapsulation: Encapsulation, port: Option<u16>) -> Decapsulation {
-    let mirror = Mirror { encapsulation, from: None, to: Some("192.0.2.9/32".parse().unwrap()), port };
+    let mirror =
+        Mirror { name: "a mirror", encapsulation, from: None, to: Some("192.0.2.9/32".parse().unwrap()), port };
     Decapsulation { mirrors: vec![mirror], depth: 4 }
 }
 
@@ -123,6 +124,7 @@ fn a_mirror_of_another_host_port_or_encapsulation_is_a_tunnel() {
         mirror(Encapsulation::Gre, None),
         Decapsulation {
             mirrors: vec![Mirror {
+                name: "a mirror",
                 encapsulation: Encapsulation::Vxlan,
                 from: Some("192.0.2.2/32".parse().unwrap()),
                 to: None,

@@ -106,21 +106,26 @@ impl Channels {
     /// Whether one may wait for TLS between a flow's hosts.
     #[inline]
     pub(super) fn wait(&self, key: &FlowKey) -> bool {
-        !self.waiting.is_empty() && self.marks[key.pair_mark() as usize % MARKS] != 0
+        !self.waiting.is_empty() && self.marks.get(place(key)).is_some_and(|count| *count != 0)
     }
 
     fn insert(&mut self, name: FlowName, port: u16) {
         if self.waiting.len() < MOST_CHANNELS && self.waiting.insert((name.key.pair(), port), name).is_none() {
-            self.marks[name.key.pair_mark() as usize % MARKS] += 1;
+            self.marks.get_mut(place(&name.key)).into_iter().for_each(|count| *count += 1);
         }
     }
 
     /// Takes out the one that waits between a flow's hosts for a port.
     fn remove(&mut self, key: &FlowKey, port: u16) -> Option<FlowName> {
         let removed = self.waiting.remove(&(key.pair(), port))?;
-        self.marks[key.pair_mark() as usize % MARKS] -= 1;
+        self.marks.get_mut(place(key)).into_iter().for_each(|count| *count -= 1);
         Some(removed)
     }
+}
+
+/// Of a flow's hosts in [`Channels::marks`].
+fn place(key: &FlowKey) -> usize {
+    usize::from(key.pair_mark()) % MARKS
 }
 
 /// Whether a TCP payload begins with a record of TLS (RFC 8446 5.1): type, version 3 and a minor one.

@@ -27,6 +27,8 @@ impl Default for Decapsulation {
 /// Where mirrored traffic comes from, or goes to, and in what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mirror {
+    /// What the settings call it: ERSPAN is GRE, too.
+    pub name: &'static str,
     /// VXLAN, Geneve, GRE (ERSPAN, too) or GTP-U.
     pub encapsulation: Encapsulation,
     /// Who sends the copies; `None`: anybody.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use super::clock::now;
 use super::ring::{Ring, Spread, wait};
 use super::settled::{Filters, SettledFlows, settled_flows};
 use super::{BATCH, CaptureCounters, CaptureError, Link, LinkLayer, LiveSettings, Source};
@@ -91,14 +92,6 @@ fn quiet(settings: &LiveSettings) -> Duration {
 pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// A group starts without members that did not join after this long: they will be missing, which is better than all.
 const GATHER: Duration = Duration::from_secs(3);
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "an edge: says how long to wait and when to look for interfaces again, never when a packet was"
-)]
-pub(super) fn now() -> Instant {
-    Instant::now()
-}
 
 /// The workers' rings on one interface.
 struct Group {
@@ -498,7 +491,7 @@ impl Source for RingSource {
 }
 
 /// `IFF_UP`, in hexadecimal (the kernel's `Documentation/ABI/testing/sysfs-class-net`).
-fn is_up(interface: &str) -> bool {
+pub(super) fn is_up(interface: &str) -> bool {
     let flags = std::fs::read_to_string(format!("/sys/class/net/{interface}/flags")).unwrap_or_default();
     let flags = i32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).unwrap_or(0);
     flags & libc::IFF_UP != 0

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `ring` | one interface into blocks of frames, by the kernel's memory-mapped ring |
 //! | `bpf` | settings into the kernel's filter and fanout programs |
+//! | `clock` | the system's clocks into times |
 //! | `ebpf` | instructions into programs and maps in the kernel |
 //! | `opener` | a request into a ring that was opened by somebody else |
 //! | `live` | the rings of several interfaces into one worker's [`Source`] |
@@ -23,6 +24,7 @@
 //! Unsafe code is in `ring`, `send`, `namespace`, `ebpf::system`, `xdp::socket` and `xdp::offload` only.
 
 mod bpf;
+mod clock;
 mod ebpf;
 pub mod file;
 mod interfaces;

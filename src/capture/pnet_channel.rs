@@ -5,11 +5,12 @@
 //! kernel's own time (frames carry the time at which they were read).
 
 use std::io;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use pnet::datalink::{self, Channel, DataLinkReceiver, DataLinkSender};
 use tracing::{info, warn};
 
+use super::clock::{clock, now};
 use super::live::{NicDrops, link_layer};
 use super::{BATCH, CaptureCounters, CaptureError, Link, LinkLayer, LiveSettings, Source};
 use crate::time::Timestamp;
@@ -137,17 +138,6 @@ fn channel(name: &str, settings: &LiveSettings) -> Result<Ends, CaptureError> {
             Err(CaptureError::System { interface: name.to_owned(), what: "cannot open pnet's channel", source })
         }
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "an edge: says how long to wait, never when a packet was")]
-fn now() -> Instant {
-    Instant::now()
-}
-
-#[expect(clippy::disallowed_methods, reason = "an edge: pnet gives frames no time, so that of reading has to do")]
-fn clock() -> Timestamp {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::ZERO + since
 }
 
 impl PnetSource {

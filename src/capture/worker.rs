@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
+use super::clock::{clock, now};
 use super::{CaptureCounters, Link, Source, advise_huge_pages, pin};
 use crate::audit::{Auditor, Counters};
 use crate::policy::Policy;
@@ -239,7 +240,9 @@ impl Body {
         let mut emit = |record| try_send(outbox, record, sent, lost);
         let taken = source.poll(PATIENCE, &mut |frames| auditor.observe(frames, &mut emit))?;
         if taken == 0 {
-            auditor.expire(clock(), &mut emit);
+            // A silent link brings no time, and flows must end all the same.
+            let behind = clock().since(Timestamp::ZERO + LAG);
+            auditor.expire(Timestamp::ZERO + behind, &mut emit);
         }
         Ok(())
     }
@@ -276,15 +279,4 @@ impl Body {
 fn try_send(outbox: &Outbox, record: Record, sent: &mut u64, lost: &mut u64) {
     let sent_now = outbox.records.try_send(outbox.number(record)).is_ok();
     *if sent_now { sent } else { lost } += 1;
-}
-
-#[expect(clippy::disallowed_methods, reason = "an edge: says when to publish counts, never when a packet was")]
-fn now() -> Instant {
-    Instant::now()
-}
-
-#[expect(clippy::disallowed_methods, reason = "an edge: a silent link brings no time, and flows must end all the same")]
-fn clock() -> Timestamp {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::ZERO + since.saturating_sub(LAG)
 }

@@ -37,7 +37,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         writeln!(out, "mirror     {}: opened, and no finding", mirror_name(mirror))?;
     }
     if let Some((approvals, folder)) = loaded {
-        for warning in approvals.warnings.iter().chain(&approvals.warnings_at(clock())) {
+        for warning in approvals.warnings.iter().chain(&approvals.warnings_at(clock(), config.policy.warn_before)) {
             writeln!(out, "warning    {warning}")?;
         }
         let count = approvals.list.len();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
@@ -47,16 +47,14 @@ const KEPT: usize = 1000;
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let wanted = Selector::parse(&options.flow)?;
     let (config, policy) = options.judging.load(true)?;
-    let (histories, read) =
-        if options.log.is_empty() { replayed(options, config, &policy, &wanted) } else { logged(options, &wanted)? };
+    let (histories, read) = if options.log.is_empty() {
+        replayed(options, config, &policy, &wanted)
+    } else {
+        (logged(&options.log, None, &wanted)?, Ok(()))
+    };
     let mut out = io::stdout().lock();
     if histories.len() > EXPLAINED {
-        for last in histories.values().filter_map(|history| history.last()) {
-            writeln!(out, "{}  {}  {}", last.flow_id, flow_line(last), last.verdict.name())?;
-        }
-        let message =
-            format!("{} flows match `{}`: name one of those above by its flow_id", histories.len(), options.flow);
-        return Err(Failure::new(USAGE, message));
+        return Err(list(&histories, &options.flow, &mut out)?);
     }
     for history in histories.values() {
         explain(history, &policy, &mut out)?;
@@ -70,8 +68,17 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Lists flows of which one is to be named.
+pub(super) fn list(histories: &Histories, flow: &str, out: &mut impl Write) -> io::Result<Failure> {
+    for last in histories.values().filter_map(|history| history.last()) {
+        writeln!(out, "{}  {}  {}", last.flow_id, flow_line(last), last.verdict.name())?;
+    }
+    let message = format!("{} flows match `{flow}`: name one of those above by its flow_id", histories.len());
+    Ok(Failure::new(USAGE, message))
+}
+
 /// Flows by their start and number, each with its records.
-type Histories = BTreeMap<(Timestamp, u64), Vec<Record>>;
+pub(super) type Histories = BTreeMap<(Timestamp, u64), Vec<Record>>;
 
 fn keep(histories: &mut Histories, record: Record) {
     let key = (record.start, record.flow_id.number());
@@ -99,8 +106,9 @@ fn replayed(
     (histories.into_inner().unwrap_or_else(PoisonError::into_inner), read)
 }
 
-fn logged(options: &Options, wanted: &Selector) -> Result<(Histories, Result<(), Failure>), Failure> {
-    let log = source::open(&options.log, None)?;
+/// The flows of a log, or of the one that `run` writes.
+pub(super) fn logged(log: &[PathBuf], config: Option<&Path>, wanted: &Selector) -> Result<Histories, Failure> {
+    let log = source::open(log, config)?;
     let mut histories = Histories::new();
     let report = source::read(
         &log,
@@ -117,18 +125,18 @@ fn logged(options: &Options, wanted: &Selector) -> Result<(Histories, Result<(),
         },
     )?;
     source::tell(&report?);
-    Ok((histories, Ok(())))
+    Ok(histories)
 }
 
 /// Which flows are meant.
-enum Selector {
+pub(super) enum Selector {
     FlowId(String),
     CommunityId(String),
     Endpoints(Vec<(IpAddr, Option<u16>)>),
 }
 
 impl Selector {
-    fn parse(text: &str) -> Result<Self, Failure> {
+    pub(super) fn parse(text: &str) -> Result<Self, Failure> {
         if text.starts_with("1:") {
             return Ok(Self::CommunityId(text.to_owned()));
         }
@@ -233,7 +241,7 @@ fn explain(history: &[Record], policy: &Policy, out: &mut impl Write) -> io::Res
     writeln!(out)
 }
 
-fn flow_line(record: &Record) -> String {
+pub(super) fn flow_line(record: &Record) -> String {
     let path = [
         (!record.interface.is_empty()).then(|| format!("on {}", record.interface)),
         record.outer_flow_id.as_ref().map(|outer| format!("inside the tunnel {outer}")),
@@ -280,7 +288,7 @@ fn evidence(record: &Record, out: &mut impl Write) -> io::Result<()> {
     Ok(())
 }
 
-fn code(name: &str) -> Option<&'static Code> {
+pub(super) fn code(name: &str) -> Option<&'static Code> {
     REGISTRY.iter().flat_map(|detector| detector.about().codes).copied().find(|code| code.name == name)
 }
 

@@ -60,7 +60,9 @@ pub(super) fn run(options: &Options, command: Command) -> Result<(), Failure> {
 type File = (String, Vec<u8>);
 
 fn pages(command: Command) -> std::io::Result<Vec<File>> {
-    let command = command.disable_help_subcommand(true);
+    let mut command = command.disable_help_subcommand(true);
+    // Options that go for all commands below one are theirs, too; and each knows its whole name.
+    command.build();
     let mut pages = Vec::new();
     let mut add = |name: String, command: Command| -> std::io::Result<()> {
         let mut page = Vec::new();
@@ -69,11 +71,11 @@ fn pages(command: Command) -> std::io::Result<Vec<File>> {
         pages.push((format!("{name}.1"), page));
         Ok(())
     };
-    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
-        let name = format!("{NAME}-{}", sub.get_name());
-        add(name.clone(), sub.clone().display_name(name).bin_name(format!("{NAME} {}", sub.get_name())))?;
+    let mut waiting = vec![command];
+    while let Some(command) = waiting.pop() {
+        waiting.extend(command.get_subcommands().filter(|below| !below.is_hide_set()).cloned());
+        add(command.get_display_name().unwrap_or(NAME).to_owned(), command)?;
     }
-    add(NAME.to_owned(), command)?;
     pages.push((format!("{NAME}.8"), daemon_page::render()));
     let settings = settings_page::Page {
         name: "linewarden.toml",

@@ -1,5 +1,6 @@
 //! Turns arguments into a command, and its outcome into an exit code: one file per command.
 
+mod approvals;
 mod bench;
 mod check_config;
 mod ctl;
@@ -41,7 +42,7 @@ struct Arguments {
 }
 
 /// Below every help text.
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed while running; 2 findings (replay --fail-on unapproved, diff-policy); 64 usage; 65 bad data, or a log that is not whole; 69 no such interface now, which may come; 77 permission; 78 configuration.";
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed while running; 2 findings (replay --fail-on unapproved, diff-policy, approvals lint); 64 usage; 65 bad data, or a log that is not whole; 69 no such interface now, which may come; 77 permission; 78 configuration.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -69,6 +70,7 @@ enum Command {
     ///   linewarden inventory --label unapproved_vpn_tunnel --peer 198.51.100.0/24
     ///   linewarden inventory approvals --format csv
     ///   sqlite3 -readonly /var/lib/linewarden/inventory.sqlite 'SELECT * FROM tunnels'
+    #[expect(clippy::doc_markdown, reason = "it is shown as it stands")]
     #[command(verbatim_doc_comment)]
     Inventory(Box<inventory::Options>),
     /// Say which logged flows would get another verdict by other approvals
@@ -80,6 +82,10 @@ enum Command {
     VerifyLog(verify_log::Options),
     /// Check configuration and approvals
     CheckConfig(check_config::Options),
+    /// Look over the approvals, or draft new ones: from a table, from NetBox, from a logged flow
+    ///
+    /// Nothing is approved by these commands: a draft is not read until a person has filled it in and renamed it to *.toml.
+    Approvals(approvals::Options),
     /// Ask a running daemon, or have it reload its approvals
     Ctl(ctl::Options),
     /// List what is recognised, and how
@@ -200,6 +206,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Query(options) => query::run(&options),
         Command::Inventory(options) => inventory::run(&options),
         Command::DiffPolicy(options) => diff_policy::run(&options),
+        Command::Approvals(options) => approvals::run(&options),
         Command::CheckConfig(options) => check_config::run(&options),
         Command::Ctl(options) => ctl::run(&options),
         Command::Detectors(options) => detectors::run(&options),

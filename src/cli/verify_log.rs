@@ -1,12 +1,12 @@
 //! `linewarden verify-log`: whether a log is whole, and where it is not.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use super::query::source::progress;
 use super::{BAD_DATA, CONFIGURATION, FAILED, Failure};
 use crate::config::Config;
 use crate::sink::sealed::heads;
@@ -20,7 +20,7 @@ use crate::store::verify::{Means, Report, verify, work};
     after_long_help = "Exit code 0: whole, with the breaks that the sensor itself recorded listed; 65: not whole."
 )]
 pub struct Options {
-    /// Folder of the log [default: records.dir, else /var/log/linewarden if it may be written, else linewarden-log]
+    /// Folder of the log [default: records.dir, else /var/log/linewarden if a log is there, else linewarden-log]
     #[arg(value_name = "DIR")]
     folder: Option<PathBuf>,
     /// The sensor's public key; may be given several times, where a sensor's key was replaced
@@ -49,23 +49,21 @@ struct Json<'a> {
 
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let config = Config::load_or_default(options.config.as_deref())?;
-    let folder = options.folder.clone().unwrap_or_else(|| config.log_folder());
+    let folder = options.folder.clone().unwrap_or_else(|| config.log_to_read());
     // The name of the folder decides where its state is: as the sensor was started, not as it was typed here.
-    let state = config.state_folder(&std::fs::canonicalize(&folder).unwrap_or_else(|_| folder.clone()));
+    let state = config.state_to_read(&std::fs::canonicalize(&folder).unwrap_or_else(|_| folder.clone()));
     let octets = work(&folder).map_err(|error| Failure::new(FAILED, error))?;
     let keys = keys(&options.key, &state)?;
     let heads = load_heads(options.heads.as_deref(), &state)?;
-    let bar = (io::stderr().is_terminal() && !options.json).then(|| progress(octets));
+    let bar = progress(octets, String::new(), options.json);
     let means = Means {
         keys: &keys,
         heads: &heads,
         threads: std::thread::available_parallelism().map_or(1, usize::from),
-        progress: &|taken| bar.iter().for_each(|bar| bar.inc(taken)),
+        progress: &|taken| bar.inc(taken),
     };
     let reports = verify(&folder, &means).map_err(|error| Failure::new(FAILED, error))?;
-    if let Some(bar) = &bar {
-        bar.finish_and_clear();
-    }
+    bar.finish_and_clear();
     let is_whole = reports.iter().all(|report| report.is_whole);
     let mut out = io::stdout().lock();
     if options.json {
@@ -170,12 +168,4 @@ fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
         writeln!(out, "  NOT WHOLE  and {} findings more", report.findings_left_out)?;
     }
     writeln!(out, "  result     {}", if report.is_whole { "whole" } else { "NOT WHOLE" })
-}
-
-fn progress(octets: u64) -> ProgressBar {
-    let bar = ProgressBar::new(octets);
-    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {binary_bytes}/{binary_total_bytes} {eta}") {
-        bar.set_style(style);
-    }
-    bar
 }

@@ -12,8 +12,9 @@ use toml::value::{Datetime, Offset};
 
 use super::ConfigError;
 use super::keys::read_keys;
+use super::lint::{Finding, of_one};
 use super::reader::{Document, Section, Value, into_result, nearest, read};
-use crate::detect::{CarrierKind, Protocol, REGISTRY};
+use crate::detect::Protocol;
 use crate::policy::{Approval, ApprovalKind, Path as ApprovalPath, PortRange};
 use crate::time::Timestamp;
 
@@ -25,7 +26,7 @@ pub struct Approvals {
     /// SHA-256 over them, lower-case hexadecimal: it changes with their meaning, not with where they stand.
     pub revision: Arc<str>,
     /// Things that are valid but probably not meant, each with its place.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Finding>,
     /// Where each approval stands, in the order of `list`.
     places: Vec<String>,
 }
@@ -36,7 +37,7 @@ struct Reading {
     list: Vec<Approval>,
     places: Vec<String>,
     by_id: HashMap<Arc<str>, usize>,
-    warnings: Vec<String>,
+    warnings: Vec<Finding>,
     problems: Vec<String>,
 }
 
@@ -55,24 +56,27 @@ impl Approvals {
         Ok(Self { list: reading.list, revision, warnings: reading.warnings, places: reading.places })
     }
 
+    /// What is wrong with a text that is to become a file of approvals, by line from 1.
+    #[must_use]
+    pub fn problems_of(text: &str) -> Vec<(usize, String)> {
+        let document = Document::new(String::new(), text);
+        Reading::default().document(&document, Path::new(""));
+        document.problems_by_line()
+    }
+
     /// The empty set.
     #[must_use]
     pub fn empty() -> Self {
         Self { list: Vec::new(), revision: revision(&[]), warnings: Vec::new(), places: Vec::new() }
     }
 
-    /// Which approvals had ended or not begun at `now`.
-    #[must_use]
-    pub fn warnings_at(&self, now: Timestamp) -> Vec<String> {
-        let dated = self.list.iter().zip(&self.places).filter_map(|(approval, place)| {
-            let Approval { id, valid_from, valid_until, .. } = approval;
-            if *valid_until <= now {
-                return Some(format!("{place}: approval \"{id}\" ended at {valid_until}: renew it or take it out"));
-            }
-            let from = (*valid_from).filter(|from| *from > now)?;
-            Some(format!("{place}: approval \"{id}\" begins at {from} only"))
-        });
-        dated.collect()
+    /// Where each approval stands, in the order of `list`.
+    pub(super) fn places(&self) -> &[String] {
+        &self.places
+    }
+
+    pub(super) fn with_places(&self) -> impl Iterator<Item = (&Approval, &str)> {
+        self.list.iter().zip(self.places.iter().map(String::as_str))
     }
 }
 
@@ -99,6 +103,11 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>, ConfigError> {
 impl Reading {
     fn file(&mut self, path: &Path, text: &str) {
         let document = Document::new(path.display().to_string(), text);
+        self.document(&document, path);
+        self.problems.extend(document.problems());
+    }
+
+    fn document(&mut self, document: &Document<'_>, path: &Path) {
         let table = document.parse();
         let top = document.top(&table);
         if document.is_broken() {
@@ -106,16 +115,15 @@ impl Reading {
         } else if top.has("approval") {
             let sections = top.sections("approval").unwrap_or_default();
             for section in &sections {
-                self.approval(section, &document, path);
+                self.approval(section, document, path);
             }
             top.finish();
         } else if !table.get_ref().is_empty() {
-            self.approval(&top, &document, path);
+            self.approval(&top, document, path);
         } else {
-            self.warnings.push(format!("{}: no approval in it", path.display()));
+            let (place, text) = (path.display().to_string(), "no approval in it".to_owned());
+            self.warnings.push(Finding { code: "empty_file", place, approval: None, text });
         }
-        drop(table);
-        self.problems.extend(document.problems());
     }
 
     fn approval(&mut self, section: &Section<'_, '_>, document: &Document<'_>, path: &Path) {
@@ -142,7 +150,7 @@ fn read_approval(
     id: Option<Arc<str>>,
     file: &Path,
     place: &str,
-    warnings: &mut Vec<String>,
+    warnings: &mut Vec<Finding>,
 ) -> Option<Approval> {
     let text = |value: Option<Value<'_, '_>>| value.and_then(|value| value.text().map(Arc::<str>::from));
     let kinds = [("leased-line", ApprovalKind::LeasedLine), ("vpn", ApprovalKind::Vpn)];
@@ -195,7 +203,7 @@ fn read_approval(
         capacity: capacity?,
         keys: keys?,
     };
-    warn(&approval, is_line_by_path, place, warnings);
+    of_one(&approval, place, warnings);
     Some(approval)
 }
 
@@ -212,40 +220,6 @@ fn read_path(section: &Section<'_, '_>) -> ApprovalPath {
     };
     section.finish();
     path
-}
-
-/// What is valid, but probably not meant.
-fn warn(approval: &Approval, is_line_by_path: bool, place: &str, warnings: &mut Vec<String>) {
-    let mut warn = |what: &str| warnings.push(format!("{place}: approval \"{}\": {what}", approval.id));
-    for network in &approval.peers {
-        let least = if network.addr().is_ipv4() { 8 } else { 16 };
-        if network.prefix_len() < least {
-            warn(&format!("{network} approves a large part of the Internet"));
-        }
-    }
-    if approval.kind == ApprovalKind::LeasedLine && !is_line_by_path {
-        warn("a leased line without path: only tunnels on it can be recognised, its plain traffic stays `other`");
-    }
-    let portless = |protocol: &Protocol| {
-        let mut detectors = REGISTRY.iter().map(|detector| detector.about());
-        !detectors.any(|about| {
-            let has_ports = about.carriers.iter().any(|carrier| !matches!(carrier, CarrierKind::Ip(_)));
-            has_ports && about.protocols.contains(protocol)
-        })
-    };
-    if !approval.ports.is_empty() && !approval.tunnels.is_empty() && approval.tunnels.iter().all(portless) {
-        warn("its tunnels have no ports, so that nothing fits its ports");
-    }
-    for key in &approval.keys {
-        let protocol = key.fingerprint().kind().protocol();
-        if !approval.tunnels.is_empty() && !approval.tunnels.contains(&protocol) {
-            warn(&format!(
-                "its tunnels do not name {}, so that its key {} is good for nothing",
-                protocol.name(),
-                key.fingerprint()
-            ));
-        }
-    }
 }
 
 /// A network or an address.

@@ -11,12 +11,12 @@ use crate::wire::Encapsulation;
 const DEEPEST: u64 = 8;
 
 /// Names, encapsulations and registered UDP ports (IANA; TS 29.281 4.4.2.3 for GTP-U) of what carries a mirror.
-const CARRIERS: [(&str, (Encapsulation, Option<u16>)); 5] = [
-    ("vxlan", (Encapsulation::Vxlan, Some(4789))),
-    ("geneve", (Encapsulation::Geneve, Some(6081))),
-    ("gre", (Encapsulation::Gre, None)),
-    ("erspan", (Encapsulation::Gre, None)),
-    ("gtp-u", (Encapsulation::GtpU, Some(2152))),
+const CARRIERS: [(&str, Encapsulation, Option<u16>); 5] = [
+    ("vxlan", Encapsulation::Vxlan, Some(4789)),
+    ("geneve", Encapsulation::Geneve, Some(6081)),
+    ("gre", Encapsulation::Gre, None),
+    ("erspan", Encapsulation::Gre, None),
+    ("gtp-u", Encapsulation::GtpU, Some(2152)),
 ];
 
 pub(super) fn take(decapsulation: &mut Decapsulation, section: &Section<'_, '_>) {
@@ -28,7 +28,8 @@ pub(super) fn take(decapsulation: &mut Decapsulation, section: &Section<'_, '_>)
 }
 
 fn mirror(section: &Section<'_, '_>) -> Option<Mirror> {
-    let tunnel = section.required("tunnel", "\"vxlan\"").and_then(|value| value.choice(&CARRIERS));
+    let carriers = CARRIERS.map(|carrier| (carrier.0, carrier));
+    let tunnel = section.required("tunnel", "\"vxlan\"").and_then(|value| value.choice(&carriers));
     let (from_value, to_value) = (section.value("from"), section.value("to"));
     let from = from_value.as_ref().and_then(approvals::network);
     let to = to_value.as_ref().and_then(approvals::network);
@@ -48,21 +49,19 @@ fn mirror(section: &Section<'_, '_>) -> Option<Mirror> {
     let own = section.value("port");
     let port = own.as_ref().and_then(|value| value.integer("", 1..=65_535)).and_then(|port| u16::try_from(port).ok());
     section.finish();
-    let (encapsulation, registered) = tunnel?;
+    let (name, encapsulation, registered) = tunnel?;
     if let (Some(value), None) = (&own, registered) {
         value.wrong(&"GRE has no ports: take it out");
     }
-    Some(Mirror { encapsulation, from, to, port: registered.map(|registered| port.unwrap_or(registered)) })
+    Some(Mirror { name, encapsulation, from, to, port: registered.map(|registered| port.unwrap_or(registered)) })
 }
 
 /// A mirror for people.
 #[must_use]
 pub fn mirror_name(mirror: &Mirror) -> String {
-    // ERSPAN is GRE, too, and its own word is not kept.
-    let carrier = CARRIERS.iter().find(|(_, (encapsulation, _))| *encapsulation == mirror.encapsulation);
     let end = |end: Option<IpNet>| end.map_or_else(|| "anybody".to_owned(), |end| end.to_string());
     let port = mirror.port.map_or_else(String::new, |port| format!(", UDP port {port}"));
-    format!("{} from {} to {}{port}", carrier.map_or("?", |(name, _)| name), end(mirror.from), end(mirror.to))
+    format!("{} from {} to {}{port}", mirror.name, end(mirror.from), end(mirror.to))
 }
 
 /// A large part of the Internet.

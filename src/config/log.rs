@@ -1,7 +1,10 @@
 //! Turns the keys of `[records]` that say how a log is kept, and `[state]`, into settings.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use rustix::fs::{Access, access};
 
 use super::reader::Section;
 use super::{Config, set};
@@ -85,6 +88,27 @@ impl Config {
         if may_write(system) { system.into() } else { working.into() }
     }
 
+    /// The folder of the log for who only reads it: the setting; else the first of [`LOG_FOLDERS`] that holds a log and may be
+    /// read; where none does, the one that may not be read, else where the log would be written.
+    #[must_use]
+    pub fn log_to_read(&self) -> PathBuf {
+        if let Some(folder) = &self.records.dir {
+            return folder.clone();
+        }
+        let folders = LOG_FOLDERS.map(Path::new);
+        let found = folders.iter().find(|folder| holds_log(folder).unwrap_or(false));
+        let closed = || folders.iter().find(|folder| holds_log(folder).is_err());
+        found.or_else(closed).map_or_else(|| self.log_folder(), |folder| folder.to_path_buf())
+    }
+
+    /// The folder of the state of a log in `log`, for who only reads it.
+    #[must_use]
+    pub fn state_to_read(&self, log: &Path) -> PathBuf {
+        let system_state = Path::new(STATE_FOLDER);
+        let is_there = self.state.dir.is_none() && log == Path::new(LOG_FOLDERS[0]) && may_read(system_state);
+        if is_there { system_state.into() } else { self.state_folder(log) }
+    }
+
     /// The folder of the state of a log in `log`: the setting; else, for a log where the system keeps it,
     /// `/var/lib/linewarden` if that may be written; else `state` beside the log, so that logs in several folders do not
     /// get into each other's state.
@@ -99,9 +123,26 @@ impl Config {
 }
 
 fn may_write(folder: &Path) -> bool {
-    use rustix::fs::{Access, access};
     folder.is_dir() && access(folder, Access::WRITE_OK | Access::EXEC_OK).is_ok()
 }
+
+fn may_read(folder: &Path) -> bool {
+    folder.is_dir() && access(folder, Access::READ_OK | Access::EXEC_OK).is_ok()
+}
+
+/// Whether segments of a log, or its seals, lie there; an error where that is not for everybody to know.
+fn holds_log(folder: &Path) -> Result<bool, PermissionDenied> {
+    let is_of_log = |name: &str| name.contains(".ndjson") || name.contains(".seals");
+    match std::fs::read_dir(folder) {
+        Ok(mut entries) => {
+            Ok(entries.any(|entry| entry.is_ok_and(|entry| entry.file_name().to_str().is_some_and(is_of_log))))
+        }
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(PermissionDenied),
+        Err(_) => Ok(false),
+    }
+}
+
+struct PermissionDenied;
 
 impl Default for LogConfig {
     fn default() -> Self {

@@ -6,6 +6,7 @@ mod decapsulate;
 mod filter;
 mod inventory;
 mod keys;
+mod lint;
 mod log;
 mod reader;
 mod sandbox;
@@ -16,6 +17,7 @@ pub use approvals::Approvals;
 pub use decapsulate::mirror_name;
 pub use filter::{FilterError, Instruction, parse_filter};
 pub use inventory::InventoryConfig;
+pub use lint::Finding;
 pub use log::{LOG_FOLDERS, LogConfig, RUN_FOLDER, STATE_FOLDER, StateConfig};
 pub use sandbox::SandboxConfig;
 pub use service::{ControlConfig, Listen, MAX_SOCKET_PATH, MetricsConfig, Origin};
@@ -137,6 +139,8 @@ pub struct PolicyConfig {
     pub approvals: Option<PathBuf>,
     /// From which confidence on a detection is a tunnel.
     pub min_confidence: Confidence,
+    /// An approval that ends within this is warned of.
+    pub warn_before: Duration,
 }
 
 /// What is written, and where.
@@ -297,6 +301,8 @@ impl PolicyConfig {
         }
         let levels = Confidence::ALL.map(|confidence| (confidence.name(), confidence));
         set(&mut self.min_confidence, section.value("min_confidence").and_then(|value| value.choice(&levels)));
+        let ahead = Duration::ZERO..=Duration::from_hours(24 * 3650);
+        set(&mut self.warn_before, section.value("warn_before").and_then(|value| value.duration(ahead)));
         section.finish();
     }
 }
@@ -353,7 +359,7 @@ impl Default for FlowConfig {
 
 impl Default for PolicyConfig {
     fn default() -> Self {
-        Self { approvals: None, min_confidence: Confidence::Likely }
+        Self { approvals: None, min_confidence: Confidence::Likely, warn_before: Duration::from_hours(24 * 30) }
     }
 }
 

@@ -124,6 +124,18 @@ impl<'t> Document<'t> {
         (number, self.lines.get(number.saturating_sub(1)).copied().unwrap_or(0))
     }
 
+    /// The same by line, from 1, without the place and without the line itself.
+    pub(super) fn problems_by_line(self) -> Vec<(usize, String)> {
+        let mut problems = self.problems.take();
+        problems.sort_by_key(|(offset, _)| *offset);
+        let bare = |(offset, text): (usize, String)| {
+            let first = text.lines().next().unwrap_or("");
+            let place = format!("{}: ", self.place(offset));
+            (self.line(offset).0, first.strip_prefix(&place).unwrap_or(first).to_owned())
+        };
+        problems.into_iter().map(bare).collect()
+    }
+
     /// What is wrong, in the order of the file.
     pub(super) fn problems(self) -> Vec<String> {
         let mut problems = self.problems.into_inner();

@@ -76,6 +76,8 @@ pub(super) struct Facts {
     pub log: PathBuf,
     pub sensor_log: PathBuf,
     pub kernel_fast_path: bool,
+    /// An approval that ends within this is told of.
+    pub warn_before: Duration,
 }
 
 pub(super) struct Board {
@@ -92,8 +94,6 @@ pub(super) struct Board {
     coverage: Mutex<Coverage>,
 }
 
-/// An approval that ends within this is told of.
-pub(super) const EXPIRING: Duration = Duration::from_hours(30 * 24);
 /// Above these shares, of so many flows or packets at least, something is amiss.
 const ONE_WAY: f64 = 0.9;
 const ENOUGH_FLOWS: u64 = 20;
@@ -270,7 +270,7 @@ impl Board {
 
     fn policy_answer(&self, now: Timestamp) -> PolicyAnswer {
         let policy = self.policy();
-        let of = |state| policy.approvals().iter().filter(move |approval| state_of(approval, now) == state);
+        let of = |state| policy.approvals().iter().filter(move |approval| self.state_of(approval, now) == state);
         PolicyAnswer {
             revision: policy.revision().to_string(),
             approvals: policy.approvals().len(),
@@ -297,8 +297,20 @@ impl Board {
             reference: approval.reference.to_string(),
             valid_from: approval.valid_from,
             valid_until: approval.valid_until,
-            state: state_of(approval, now),
+            state: self.state_of(approval, now),
             r#use: self.usage.of(&approval.id),
+        }
+    }
+
+    pub(super) fn state_of(&self, approval: &Approval, now: Timestamp) -> ApprovalState {
+        if approval.valid_until <= now {
+            ApprovalState::Expired
+        } else if approval.valid_from.is_some_and(|from| from > now) {
+            ApprovalState::NotYet
+        } else if approval.valid_until <= now + self.facts.warn_before {
+            ApprovalState::Expiring
+        } else {
+            ApprovalState::InForce
         }
     }
 }
@@ -312,18 +324,6 @@ impl LogGauge {
         let lost = self.lost();
         summary.records_lost += lost;
         summary.records = summary.records.saturating_sub(lost);
-    }
-}
-
-pub(super) fn state_of(approval: &Approval, now: Timestamp) -> ApprovalState {
-    if approval.valid_until <= now {
-        ApprovalState::Expired
-    } else if approval.valid_from.is_some_and(|from| from > now) {
-        ApprovalState::NotYet
-    } else if approval.valid_until <= now + EXPIRING {
-        ApprovalState::Expiring
-    } else {
-        ApprovalState::InForce
     }
 }
 

@@ -5,6 +5,7 @@ mod capabilities;
 pub mod control;
 mod coverage;
 mod events;
+mod expiry;
 mod metrics;
 mod opener;
 mod place;
@@ -29,6 +30,7 @@ use self::board::{Board, Facts};
 use self::control::Ask;
 use self::control::protocol::{ErrorAnswer, RotateAnswer};
 use self::events::{Events, Spans, run_events, start, stop};
+use self::expiry::Expiry;
 use self::metrics::http::{ListenError, Listener};
 pub use self::opener::{COMMAND as OPENER, serve as open_rings_for_another};
 use self::place::bind_control;
@@ -136,6 +138,7 @@ async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: O
     // They have threads of their own, which are to be in the sandbox.
     let open = |name| SealedLog::open(&folder, name, &state, &config.records.log, clock());
     let (log, sensor_log) = (open(FLOW_LOG)?, open(SENSOR_LOG)?);
+    let breaks: Vec<_> = [&log, &sensor_log].iter().flat_map(|log| log.breaks().to_vec()).collect();
     let [log_path, sensor_path] = [&log, &sensor_log].map(|log| log.path().to_owned());
     let interval = config.records.log.sync_interval;
     let (live, usage) = (Arc::<LiveView>::default(), Arc::<Usage>::default());
@@ -169,8 +172,10 @@ async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: O
         log: log_path.clone(),
         sensor_log: sensor_path,
         kernel_fast_path: workers.iter().any(|worker| worker.counts_elsewhere),
+        warn_before: config.policy.warn_before,
     };
     events.say(What::Start(start(origin, &facts, workers.len())));
+    breaks.into_iter().for_each(|found| events.say(What::LogBreak(found)));
     events.say(What::Policy(in_force(&policy)));
     let statuses = workers.iter().map(|worker| Arc::clone(&worker.status)).collect();
     let board = Arc::new(Board::new(facts, statuses, live, usage, gauges, inventory, policy));
@@ -182,7 +187,7 @@ async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: O
     let (mut notifier, mut reloading) = (Notifier::new(), Reloading::default());
     notifier.ready();
     let mut tick = tokio::time::interval(coverage::TICK);
-    let mut spans = Spans::new();
+    let (mut spans, mut expiry) = (Spans::new(), Expiry::default());
     loop {
         let (settings, running) = ((config, origin), (&*workers, &*board));
         tokio::select! {
@@ -210,6 +215,7 @@ async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: O
                 notifier.tick(&board);
                 state.tick();
                 spans.tick(&board, &mut events);
+                expiry.tick(clock(), &board, &mut events);
             }),
         }
     }
@@ -379,7 +385,8 @@ struct Loaded {
 
 fn load_policy(config: &Config) -> Result<Loaded, ConfigError> {
     let (approvals, folder) = config.load_approvals()?;
-    let mut warnings: Vec<_> = approvals.warnings.iter().cloned().chain(approvals.warnings_at(clock())).collect();
+    let dated = approvals.warnings_at(clock(), config.policy.warn_before);
+    let mut warnings: Vec<_> = approvals.warnings.iter().chain(&dated).map(ToString::to_string).collect();
     for warning in &warnings {
         warn!("{warning}");
     }

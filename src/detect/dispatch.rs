@@ -107,6 +107,14 @@ impl Pattern {
     }
 }
 
+/// Each pattern is there once, for all who ask for it.
+fn add(patterns: &mut Vec<Pattern>, pattern: Pattern) {
+    match patterns.iter_mut().find(|known| Pattern { set: pattern.set, ..**known } == pattern) {
+        Some(known) => known.set = known.set.union(pattern.set),
+        None => patterns.push(pattern),
+    }
+}
+
 /// Mask and value of one octet.
 fn octet(text: &str) -> Option<(u8, u8)> {
     let bits = match text.len() {
@@ -143,7 +151,8 @@ struct Table {
 
 impl Table {
     fn new(carrier: CarrierKind) -> Self {
-        let mut table = Self { patterns: vec![Vec::new(); 256], ..Self::default() };
+        let mut table = Self::default();
+        let mut patterns = Vec::new();
         for (set, detector) in carried_by(carrier) {
             table.all = table.all.union(set);
             for begin in detector.about().begins {
@@ -153,23 +162,15 @@ impl Table {
                     Begin::Port(port) => table.ports.push((*port, set)),
                     Begin::Octets(text) => {
                         if let Some(pattern) = Pattern::parse(text, set) {
-                            table.add(pattern);
+                            add(&mut patterns, pattern);
                         }
                     }
                 }
             }
         }
+        let beginning_with = |first| patterns.iter().filter(|pattern| pattern.may_begin_with(first)).copied().collect();
+        table.patterns = (0..=u8::MAX).map(beginning_with).collect();
         table
-    }
-
-    fn add(&mut self, pattern: Pattern) {
-        let lists = (0..=u8::MAX).zip(&mut self.patterns);
-        for (_, list) in lists.filter(|(first, _)| pattern.may_begin_with(*first)) {
-            match list.iter_mut().find(|known| Pattern { set: pattern.set, ..**known } == pattern) {
-                Some(known) => known.set = known.set.union(pattern.set),
-                None => list.push(pattern),
-            }
-        }
     }
 
     #[inline]

@@ -80,3 +80,12 @@ pub struct Approval {
     /// approved whichever its address.
     pub keys: Vec<Arc<Key>>,
 }
+
+impl Approval {
+    /// A leased line whose path proves what is on it: an interface, a VLAN or a label, not just a sensor.
+    #[must_use]
+    pub const fn is_line_by_path(&self) -> bool {
+        let Path { interface, vlan, mpls_label, .. } = &self.path;
+        matches!(self.kind, ApprovalKind::LeasedLine) && (interface.is_some() || vlan.is_some() || mpls_label.is_some())
+    }
+}

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::identity::{key_state, tunnel_fits, tunnels, wanted_keys};
 use super::lookup::Prefixes;
-use super::{Approval, ApprovalKind, KeyState, Label, Reason, Subject, Verdict};
+use super::{Approval, KeyState, Label, Reason, Subject, Verdict};
 use crate::detect::{Confidence, Detection, Fingerprint, Keyring, Protocol, Seen};
 use crate::time::Timestamp;
 
@@ -113,7 +113,7 @@ impl Policy {
             pinned: HashMap::new(),
         };
         for (approval, position) in approvals.iter().zip(0..) {
-            let by_path = is_line_by_path(approval);
+            let by_path = approval.is_line_by_path();
             policy.has_lines_by_path |= by_path;
             if by_path && approval.peers.is_empty() {
                 policy.lines_anywhere.push(position);
@@ -384,13 +384,6 @@ fn numbers<T: ToString>(items: impl Iterator<Item = T>) -> String {
     if all.is_empty() { "none".to_owned() } else { all.join(" and ") }
 }
 
-/// A leased line whose path proves what is on it: an interface, a VLAN or a label, not just a sensor.
-fn is_line_by_path(approval: &Approval) -> bool {
-    let path = &approval.path;
-    approval.kind == ApprovalKind::LeasedLine
-        && (path.interface.is_some() || path.vlan.is_some() || path.mpls_label.is_some())
-}
-
 fn protocol_fits(approval: &Approval, subject: &Subject<'_>) -> bool {
     approval.ip_protocols.is_empty() || approval.ip_protocols.contains(&subject.protocol)
 }
@@ -423,7 +416,7 @@ fn constraints(approval: &Approval) -> usize {
 #[cfg(test)]
 mod tests {
     use super::super::fixtures::{NOW, approval, found, line, policy, subject};
-    use super::super::{Path, PortRange};
+    use super::super::{ApprovalKind, Path, PortRange};
     use super::*;
 
     type Outcome = (Label, Reason, Option<&'static str>);

@@ -17,6 +17,7 @@ use zstd::bulk::Compressor;
 use zstd::zstd_safe::CParameter;
 
 use self::index::{Contents, Frame, Header, Index, VERSION, index_of};
+use super::sync_folder;
 
 /// Octets of lines in a frame: enough to compress well, few enough to skip most of a log.
 const FRAME: usize = 1 << 20;
@@ -51,9 +52,10 @@ pub fn compress(plain: &Path) -> io::Result<PathBuf> {
         fs::rename(index_part, index_of(&archive))?;
         fs::rename(archive_part, &archive)?;
     }
-    sync_folder(plain)?;
+    let folder = plain.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    sync_folder(folder)?;
     fs::remove_file(plain)?;
-    sync_folder(plain)?;
+    sync_folder(folder)?;
     Ok(archive)
 }
 
@@ -128,12 +130,6 @@ fn finish(to: BufWriter<File>, metadata: &fs::Metadata) -> io::Result<()> {
         file.set_modified(modified)?;
     }
     file.sync_all()
-}
-
-/// Waits until the disk has what was renamed and removed beside `path`.
-fn sync_folder(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]

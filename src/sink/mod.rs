@@ -8,7 +8,7 @@
 //! | `table` | a table for people |
 //! | `live` | the tunnels that are open now |
 //! | `usage` | the use of each approval |
-//! | `inventory` | what was ever seen, in an SQLite file |
+//! | `inventory` | what was ever seen, in an `SQLite` file |
 //!
 //! `sensor` is the format of what the sensor says of itself.
 
@@ -21,6 +21,9 @@ pub mod sensor;
 pub mod table;
 pub mod usage;
 
+use std::fs::File;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use self::live::LiveView;
@@ -28,6 +31,11 @@ use self::sealed::Position;
 use self::usage::Usage;
 use crate::record::Record;
 use crate::time::Timestamp;
+
+/// Waits until the disk has what was made, renamed and removed in a folder.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
 
 /// What takes records beside the log. What it cannot write it counts, and makes nobody wait.
 pub trait Sink: Send {

@@ -43,6 +43,10 @@ pub enum What {
     ReloadFailed(ReloadFailed),
     /// An interface went down, or came back.
     Interface(InterfaceChange),
+    /// Approvals have ended, or end soon: at the start, at every reload and once a day, where there are such.
+    Expiry(ApprovalsDue),
+    /// The last run did not close a log: what was found of it.
+    LogBreak(LogBreak),
     /// The run ended.
     Stop(Stop),
 }
@@ -177,6 +181,49 @@ pub struct ApprovalInForce {
     pub capacity: Option<u64>,
     /// Fingerprints of the keys that it pins.
     pub keys: Vec<String>,
+}
+
+/// Approvals whose time is over, or nearly.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalsDue {
+    /// What soon is, seconds (`policy.warn_before`).
+    pub within_seconds: u64,
+    /// Those that end soon.
+    pub ending: Vec<ApprovalEnd>,
+    /// Those that have ended.
+    pub ended: Vec<ApprovalEnd>,
+}
+
+/// An approval's end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalEnd {
+    /// Unique name.
+    pub id: Arc<str>,
+    /// Who answers for it.
+    pub owner: Arc<str>,
+    /// Until when, exclusive.
+    pub valid_until: Timestamp,
+    /// Time of the latest packet, since the start, of a flow that it would have covered, had it not ended; null: none came.
+    pub used_after_end: Option<Timestamp>,
+}
+
+/// What was found of a log that was not closed, and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogBreak {
+    /// `linewarden` or `sensor`.
+    pub log: String,
+    /// Number of the segment.
+    pub segment: u64,
+    /// Lines that had no seal: they are sealed as `recovered`.
+    pub recovered_records: u64,
+    /// Their octets.
+    pub recovered_octets: u64,
+    /// Octets of half a line at the end, which was taken off.
+    pub torn_octets: u64,
+    /// Octets that were sealed and are not there any more.
+    pub missing_octets: u64,
+    /// Seals that were signed and are not there any more.
+    pub missing_seals: u64,
 }
 
 /// What kept new approvals from coming into force.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::policy::Label;
+use crate::policy::{Label, Reason};
 use crate::record::{Kind, Record};
 use crate::time::Timestamp;
 
@@ -14,6 +14,8 @@ use crate::time::Timestamp;
 pub struct Use {
     /// Time of the latest packet that a record told of; null: not used.
     pub last_used: Option<Timestamp>,
+    /// Time of the latest packet of a flow that it would have covered, had it not ended; null: none came.
+    pub used_after_end: Option<Timestamp>,
     /// Flows open now.
     pub flows_open: u64,
     /// Octets of these, as of their latest records.
@@ -38,6 +40,11 @@ const MAX_FLOWS: usize = 65_536;
 impl Usage {
     /// Takes a record.
     pub fn write(&self, record: &Record) {
+        if let Some(ended) = record.approval.as_ref().filter(|_| record.reason == Reason::ApprovalExpired) {
+            let mut inner = self.inner();
+            let of_approval = inner.uses.entry(Arc::clone(&ended.id)).or_default();
+            of_approval.used_after_end = of_approval.used_after_end.max(Some(record.end));
+        }
         let approved = record.approval.as_ref().filter(|_| record.verdict == Label::AuthorizedLeasedLine);
         let mut inner = self.inner();
         let flow = record.flow_id.number();
@@ -109,7 +116,12 @@ mod tests {
     fn counts_what_is_open_and_remembers_when_it_was_used() {
         let usage = Usage::default();
         usage.write(&approved("a", Kind::Start));
-        let open = Use { last_used: Some(Timestamp::from_secs(1_700_000_001)), flows_open: 1, octets_open: 200 };
+        let open = Use {
+            last_used: Some(Timestamp::from_secs(1_700_000_001)),
+            flows_open: 1,
+            octets_open: 200,
+            ..Use::default()
+        };
         assert_eq!(usage.of("a"), open);
         let mut more = approved("a", Kind::Update);
         more.fwd_octets = 1000;
@@ -119,6 +131,20 @@ mod tests {
         usage.write(&approved("a", Kind::End));
         assert_eq!(usage.of("a"), closed);
         assert_eq!(usage.of("b"), Use::default());
+    }
+
+    #[test]
+    fn what_an_ended_approval_would_have_covered_is_remembered() {
+        let usage = Usage::default();
+        let mut refused = approved("a", Kind::Start);
+        (refused.verdict, refused.reason) = (Label::UnapprovedVpnTunnel, Reason::ApprovalExpired);
+        usage.write(&refused);
+        let after_end = Some(Timestamp::from_secs(1_700_000_001));
+        assert_eq!(usage.of("a"), Use { used_after_end: after_end, ..Use::default() });
+        refused.reason = Reason::WrongPath;
+        refused.end = Timestamp::MAX;
+        usage.write(&refused);
+        assert_eq!(usage.of("a").used_after_end, after_end);
     }
 
     #[test]

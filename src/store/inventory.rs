@@ -112,7 +112,7 @@ impl Inventory {
     ) -> Result<(Vec<String>, Vec<Vec<Value>>), InventoryError> {
         let mut read = || {
             let mut select = self.connection.prepare(view.query())?;
-            let columns: Vec<_> = select.column_names().into_iter().map(str::to_owned).collect();
+            let columns: Vec<_> = select.column_names().map(str::to_owned).collect();
             let mut rows = select.query([])?;
             let mut wanted = Vec::new();
             while let Some(row) = rows.next()? {

@@ -25,7 +25,7 @@ fn check_config_says_what_is_in_force() {
         &[
             "settings   settings.toml: ok",
             "approvals  approvals.d: ok, 3 with 4 prefixes, revision ",
-            "warning    approvals.d/a.toml:8:1: approval \"old\" ended at 2021-01-01",
+            "warning    approvals.d/a.toml:8:1: approval \"old\": ended at 2021-01-01",
             "approval \"wide\": 0.0.0.0/0 approves a large part of the Internet",
         ],
     );
@@ -35,7 +35,7 @@ fn check_config_says_what_is_in_force() {
     assert_says(
         &with_mirrors.out,
         &[
-            "mirror     gre from 192.0.2.1/32 to anybody: opened, and no finding",
+            "mirror     erspan from 192.0.2.1/32 to anybody: opened, and no finding",
             "mirror     vxlan from anybody to 2001:db8::/64, UDP port 4789: opened, and no finding",
         ],
     );

@@ -10,7 +10,7 @@ use crate::common::command::{
     approval, approved, assert_says, capture, closed_pipe, done_with_stdout, folder, linewarden, run,
 };
 
-const COMMANDS: [&str; 10] = [
+const COMMANDS: [&str; 11] = [
     "run",
     "replay",
     "explain",
@@ -18,6 +18,7 @@ const COMMANDS: [&str; 10] = [
     "inventory",
     "diff-policy",
     "check-config",
+    "approvals",
     "detectors",
     "interfaces",
     "bench",
@@ -33,7 +34,7 @@ fn version_and_help() {
     let version = format!("linewarden {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(run(["--version"]).expect(0).out, version);
     assert_eq!(run(["-V"]).expect(0).out, version);
-    let codes = "Exit codes: 0 done; 1 failed while running; 2 findings (replay --fail-on unapproved, diff-policy); 64 usage; \
+    let codes = "Exit codes: 0 done; 1 failed while running; 2 findings (replay --fail-on unapproved, diff-policy, approvals lint); 64 usage; \
         65 bad data, or a log that is not whole; 69 no such interface now, which may come; 77 permission; 78 configuration.";
     for arguments in [&["--help"][..], &["-h"], &["help"]] {
         let help = run(arguments).expect(0).out;

@@ -35,25 +35,25 @@ fn plain(page: &str) -> String {
 fn each_command_has_a_page_with_its_options() {
     let pages = made("man");
     let names: Vec<_> = pages.keys().map(String::as_str).collect();
-    let help = run(["--help"]).expect(0).out;
-    let commands: Vec<_> = help
-        .lines()
-        .skip_while(|line| !line.starts_with("Commands:"))
-        .skip(1)
-        .take_while(|line| line.starts_with("  "))
-        .filter(|line| !line.starts_with("    "))
-        .map(|line| line.split_whitespace().next().unwrap())
-        .filter(|&name| name != "help")
-        .collect();
-    assert!(commands.contains(&"run") && !commands.contains(&"generate"), "{help}");
+    let listed = |words: &[String]| -> Vec<Vec<String>> {
+        let help = run(words.iter().map(String::as_str).chain(["--help"])).expect(0).out;
+        let listed = help.lines().skip_while(|line| !line.starts_with("Commands:")).skip(1);
+        let listed = listed.take_while(|line| line.starts_with("  ")).filter(|line| !line.starts_with("    "));
+        let name = |line: &str| line.split_whitespace().next().unwrap().to_owned();
+        listed.map(name).filter(|name| name != "help").map(|name| [words, &[name]].concat()).collect()
+    };
+    let mut commands = listed(&[]);
+    commands.extend(commands.iter().flat_map(|words| listed(words)).collect::<Vec<_>>());
+    let has = |words: &str| commands.iter().any(|command| command.join(" ") == words);
+    assert!(has("run") && has("approvals lint") && has("ctl status") && !has("generate"), "{commands:?}");
     for command in &commands {
-        let page = format!("linewarden-{command}.1");
+        let page = format!("linewarden-{}.1", command.join("-"));
         assert!(names.contains(&&*page), "{page} is missing: {names:?}");
-        let help = run([command, "--help"]).expect(0).out;
+        let help = run(command.iter().map(String::as_str).chain(["--help"])).expect(0).out;
         let options = help.split_whitespace().filter(|word| word.starts_with("--") && word.len() > 2);
         let page = plain(&pages[&page]);
         for option in options.map(|word| word.trim_matches(|c: char| !c.is_alphanumeric() && c != '-')) {
-            assert!(page.contains(option.split(['=', '[']).next().unwrap()), "{command}: {option}\n{page}");
+            assert!(page.contains(option.split(['=', '[']).next().unwrap()), "{command:?}: {option}\n{page}");
         }
     }
     assert_eq!(names.len(), commands.len() + 4, "linewarden(1), linewarden(8) and two of section 5: {names:?}");
@@ -81,7 +81,7 @@ fn completions_for_three_shells_know_the_commands() {
     let completions = made("completions");
     assert_eq!(completions.keys().collect::<Vec<_>>(), ["_linewarden", "linewarden", "linewarden.fish"]);
     for (name, text) in &completions {
-        assert_says(text, &["replay", "check-config", "approvals"]);
+        assert_says(text, &["replay", "check-config", "approvals", "lint"]);
         assert!(!text.is_empty(), "{name}");
     }
 }

@@ -188,7 +188,7 @@ impl Daemon {
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
     }
 
-    /// Whether it has ended, in whichever way.
+    /// Whether it has ended, however.
     pub fn is_gone(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::common::command::done;
+use crate::common::command::{approval, done};
 use crate::common::netns::{Namespace, until};
-use crate::{approved, ctl, end, folder, fs, start, wireguard};
+use crate::{approved, ctl, elsewhere, end, folder, fs, start, wireguard};
 
 /// One HTTP answer: status line and headers, body.
 fn http(socket: &Path, request: &str) -> (String, String) {
@@ -134,10 +134,12 @@ fn labels<'a>(rest: &'a str, line: &str) -> (Vec<(String, String)>, &'a str) {
 fn they_are_openmetrics_and_have_every_name_of_the_alert_rules_and_the_dashboard() {
     let namespace = Namespace::new("metrics");
     let odd = "\n[[approval]]\nid = \"a \\\"b\\\" \\\\ c\"\nkind = \"leased-line\"\nowner = \"o\"\nreference = \"r\"\nvalid_until = 2030-06-30\npath = { vlan = 7 }\n";
-    let (mut daemon, folder) = start(&namespace, &(approved() + odd));
-    let session = wireguard();
+    let ended = approval("vpn", "ended", "valid_until = 2020-12-31\npeers = [\"203.0.113.2\"]");
+    let (mut daemon, folder) = start(&namespace, &(approved() + odd + &ended));
+    let session = [wireguard(), elsewhere()].concat();
     namespace.sender("far0").send(&session);
     daemon.record("the approved tunnel", |record| record["verdict"] == "authorized_leased_line");
+    daemon.record("that of the ended approval", |record| record["reason"] == "approval_expired");
     let socket = folder.path().join("m.sock");
     let families = until("all is counted", || {
         let (head, text) = http(&socket, "GET /metrics");
@@ -149,7 +151,8 @@ fn they_are_openmetrics_and_have_every_name_of_the_alert_rules_and_the_dashboard
         let families = parse(&text);
         let packets = families["linewarden_interface_packets"].samples.values().sum::<f64>();
         let has_seen_it = !families["linewarden_interface_last_packet_timestamp_seconds"].samples.is_empty();
-        (packets == f64::from(session.len() as u32) && has_seen_it).then_some(families)
+        let is_used = !families["linewarden_approval_used_after_end_timestamp_seconds"].samples.is_empty();
+        (packets == f64::from(session.len() as u32) && has_seen_it && is_used).then_some(families)
     });
     let value = |family: &str, labels: &[(&str, &str)]| -> f64 {
         let has = |found: &[(String, String)]| {
@@ -164,6 +167,8 @@ fn they_are_openmetrics_and_have_every_name_of_the_alert_rules_and_the_dashboard
     assert_eq!(value("linewarden_interface_received_bytes", &[("interface", "wan0")]), f64::from(octets));
     assert_eq!(value("linewarden_interface_up", &[("interface", "wan0")]), 1.0);
     assert_eq!(value("linewarden_approval_expiry_timestamp_seconds", &[("approval", "a \"b\" \\ c")]), 1_909_094_400.0);
+    assert!(value("linewarden_approval_used_after_end_timestamp_seconds", &[("approval", "ended")]) > 1_909_000.0);
+    assert_eq!(value("linewarden_approval_warn_before_seconds", &[]), 30.0 * 86_400.0);
     assert_eq!(value("linewarden_approval_open_flows", &[("approval", "partner")]), 1.0);
     assert_eq!(value("linewarden_reload_success", &[]), 1.0);
     assert_eq!(value("linewarden_live_flows", &[("verdict", "authorized_leased_line")]), 1.0);
@@ -233,6 +238,8 @@ fn a_loopback_port_serves_them_and_one_that_is_taken_is_said() {
         "[capture]\ninterfaces = [\"wan0\"]\n[control]\nsocket = \"c.sock\"\n[metrics]\nlisten = \"127.0.0.1:9470\"\n";
     let folder = folder(&[("approvals.d/none", ""), ("s.toml", settings)]);
     let mut daemon = namespace.daemon(folder.path(), &["--config", "s.toml", "--approvals", "approvals.d"]);
+    let sandbox = daemon.says("sandbox in force");
+    assert!(sandbox.contains("system_calls=\"restricted\""), "{sandbox}");
     daemon.says("capturing");
     let fetch = "import urllib.request
 answer = urllib.request.urlopen('http://127.0.0.1:9470/metrics')

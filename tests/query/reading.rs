@@ -1,12 +1,18 @@
 //! What is read, what is said of what cannot be, and what is refused.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
+
+use linewarden::config::LogConfig;
+use linewarden::daemon::clock;
+use linewarden::sink::sealed::SealedLog;
 
 use super::logs::{Form, day, lines, log, replayed};
 use crate::common::command::{
-    Done, approval, assert_says, assert_valid, capture, closed_pipe, done, done_with_stdout, folder, linewarden, run,
-    where_nothing_is_installed,
+    Done, LINEWARDEN, approval, assert_says, assert_valid, capture, closed_pipe, done, done_with_stdout, folder,
+    linewarden, run, where_nothing_is_installed,
 };
 
 fn query(log: &Path, more: &[&str]) -> Done {
@@ -127,6 +133,42 @@ fn files_count_once_and_folders_are_found() {
         &done.err,
         &["there is no log in /var/log/linewarden nor in linewarden-log: name its folder or its files"],
     );
+}
+
+/// The service's log is its own, for a group to read: who is in that may not write there, and finds it all the same.
+#[test]
+fn who_may_read_the_services_log_and_not_write_it_gets_it() {
+    let own = folder(&[("linewarden-log/linewarden.ndjson", "")]);
+    let service = folder(&[("log/x", ""), ("state/x", "")]);
+    let [log, state] = ["log", "state"].map(|name| service.path().join(name));
+    let mut sealed = SealedLog::open(&log, "linewarden", &state, &LogConfig::default(), clock()).unwrap();
+    sealed.write(&serde_json::from_str::<serde_json::Value>(&lines()[0]).unwrap());
+    sealed.close(clock());
+    let ask = |group: &str, question: &str| {
+        let script = format!(
+            "mount -t tmpfs none /var/log; mount -t tmpfs none /var/lib; mkdir -m 755 /var/lib/bin
+            cp {LINEWARDEN} /var/lib/bin/linewarden
+            mkdir -m 750 /var/log/linewarden /var/lib/linewarden; cd {}
+            cp -r log/. /var/log/linewarden; cp -r state/. /var/lib/linewarden; cd {}
+            chgrp -R 4711 /var/log/linewarden /var/lib/linewarden
+            exec setpriv --reuid 65534 --regid {group} --clear-groups /var/lib/bin/linewarden {question}",
+            service.path().display(),
+            own.path().display(),
+        );
+        let mut command = Command::new("timeout");
+        done(command.args(["--signal=KILL", "60", "unshare", "--mount", "sh", "-ec", &script]))
+    };
+    // Where it is asked from must be open to the reader, too.
+    fs::set_permissions(own.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let count = "query --kind all --count --no-index";
+    assert_eq!(ask("4711", count).expect(0).out, "1\n", "the one record of the service's log");
+    // The state is the service's, too.
+    let verified = ask("4711", "verify-log").expect(0);
+    assert_says(&verified.out, &["1 records", "result     whole"]);
+    // Who may not read it has a log of its own here; and without one, is told which log is meant.
+    assert_eq!(ask("65534", count).expect(0).out, "0\n");
+    fs::remove_file(own.path().join("linewarden-log/linewarden.ndjson")).unwrap();
+    assert_says(&ask("65534", count).expect(65).err, &["/var/log/linewarden", "Permission denied"]);
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Turns a test into a process in a network namespace of its own, and gives it interfaces, senders and captures there.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -96,17 +96,40 @@ pub fn bridged() {
     }
 }
 
-/// Makes the TUN interface `tun0`: who holds it, and where packets that it is to let in are written, in hexadecimal.
-pub fn tun() -> (Program, ChildStdin) {
+/// The TUN interface `tun0`, and who holds it.
+pub struct Tun {
+    _holder: Program,
+    to: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Tun {
+    /// Lets a packet in, and ends when the kernel has handed it to who captures: what is sent after that comes after it.
+    pub fn send(&mut self, packet: &[u8]) {
+        let mut line = Vec::new();
+        packet.iter().for_each(|octet| write!(line, "{octet:02x}").unwrap());
+        line.push(b'\n');
+        self.to.write_all(&line).unwrap();
+        self.hears("in");
+    }
+
+    fn hears(&mut self, wanted: &str) {
+        let mut said = String::new();
+        self.answers.read_line(&mut said).unwrap();
+        assert_eq!(said.trim_end(), wanted);
+    }
+}
+
+/// Makes `tun0`.
+pub fn tun() -> Tun {
     let mut command = Command::new("python3");
     command.args(["-c", TUN]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut holder = Program(command.spawn().unwrap());
-    let mut said = String::new();
-    BufReader::new(holder.0.stdout.take().unwrap()).read_line(&mut said).unwrap();
-    assert_eq!(said, "ready\n");
+    let (to, answers) = (holder.0.stdin.take().unwrap(), BufReader::new(holder.0.stdout.take().unwrap()));
+    let mut tun = Tun { _holder: holder, to, answers };
+    tun.hears("ready");
     up("tun0");
-    let inside = holder.0.stdin.take().unwrap();
-    (holder, inside)
+    tun
 }
 
 /// Holds a TUN interface, and lets in the packets that it reads in hexadecimal.
@@ -117,6 +140,7 @@ fcntl.ioctl(tun, 0x400454ca, struct.pack('16sH', b'tun0', 0x1001))
 print('ready', flush=True)
 for line in sys.stdin:
     os.write(tun, bytes.fromhex(line))
+    print('in', flush=True)
 ";
 
 /// Another host: a network namespace that lives with this value.

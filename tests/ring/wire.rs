@@ -1,6 +1,5 @@
 //! What a frame is when it arrives: with the tag that the kernel took out, cut, filtered, joined from segments, and once.
 
-use std::io::Write;
 use std::net::{TcpListener, UdpSocket};
 use std::thread;
 use std::time::Duration;
@@ -212,13 +211,12 @@ fn a_frame_on_the_loopback_counts_once() {
 #[test]
 fn an_interface_without_link_headers_is_captured() {
     in_namespace(|| {
-        let (_holder, mut inside) = tun();
+        let mut inside = tun();
         let mut outside = Sender::on("tun0");
         let mut captures = [1, 2, 4].map(|workers| Capture::rings(&settings(&["tun0"], workers)));
         let pairs: Vec<_> = (2..10).flat_map(|number| [ipv4(number), ipv6(number)]).collect();
         for &pair in &pairs {
-            udp(pair, [1, 2], &[7; 52]).iter().for_each(|octet| write!(inside, "{octet:02x}").unwrap());
-            writeln!(inside).unwrap();
+            inside.send(&udp(pair, [1, 2], &[7; 52]));
         }
         captures.iter_mut().for_each(|capture| capture.until_received(pairs.len()));
         pairs.iter().for_each(|&pair| outside.send(&udp(back(pair), [2, 1], &[7; 72])));

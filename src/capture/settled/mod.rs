@@ -28,10 +28,11 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use self::program::{Plan, program};
 use self::table::{ENTRY_OCTETS, KEY_WORDS, MULTIPLIER, PROBES, Place, Table, hash};
+use super::clock::{clock, now};
 use super::ebpf::{Map, Program, ProgramKind, uptime};
 use super::{FastPath, LinkLayer};
 use crate::audit::{Counted, Elsewhere, Interest, SAMPLE};
@@ -132,14 +133,9 @@ pub fn settled_flows(
     Ok((settled, Arc::new(filters)))
 }
 
-#[expect(clippy::disallowed_methods, reason = "an edge: turns the kernel's times since the start into those of frames")]
+/// What turns the kernel's times since the start into those of frames.
 fn epoch() -> Duration {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().saturating_sub(uptime())
-}
-
-#[expect(clippy::disallowed_methods, reason = "an edge: says when an entry may be used again, never when a packet was")]
-fn now() -> Instant {
-    Instant::now()
+    clock().since(Timestamp::ZERO + uptime())
 }
 
 impl SettledFlows {

@@ -39,11 +39,6 @@ fn upper(name: &str) -> Option<String> {
     entries.flatten().find_map(|entry| Some(entry.file_name().to_str()?.strip_prefix("upper_")?.to_owned()))
 }
 
-/// Whether somebody has taken it up (`IFF_UP`).
-pub fn is_up(name: &str) -> bool {
-    pnet::datalink::interfaces().iter().any(|interface| interface.name == name && interface.is_up())
-}
-
 /// Queues that frames come in by.
 pub fn queues(name: &str) -> u32 {
     let entries = fs::read_dir(format!("/sys/class/net/{name}/queues")).into_iter().flatten().flatten();

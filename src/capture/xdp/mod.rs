@@ -29,17 +29,17 @@ mod socket;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
 use self::program::{MOST_QUEUES, Place, Redirection, is_taken};
 use self::socket::{Chunks, Drops, Refusal, Socket, Step, Way};
-use super::live::{EMPTY, LOOK_AGAIN, NicDrops, link_layer, now};
+use super::clock::{clock, now};
+use super::live::{EMPTY, LOOK_AGAIN, NicDrops, is_up, link_layer};
 use super::ring::{interface_index, wait};
 use super::{BATCH, CaptureCounters, CaptureError, Link, LinkLayer, LiveSettings, Source};
 use crate::config::XdpMode;
-use crate::time::Timestamp;
 use crate::wire::{Frame, InterfaceId};
 
 /// What only `AF_XDP` is told.
@@ -111,11 +111,6 @@ const QUIET: Duration = Duration::from_millis(20);
 /// For so long, a queue may still belong to a socket that was just closed: the kernel takes leave of it in its own time.
 const TAKE_LEAVE: Duration = Duration::from_secs(2);
 const TAKE_LEAVE_PAUSE: Duration = Duration::from_millis(10);
-
-#[expect(clippy::disallowed_methods, reason = "an edge: XDP gives frames no time, so that of reading has to do")]
-fn clock() -> Timestamp {
-    Timestamp::ZERO + SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
-}
 
 struct Plan {
     settings: LiveSettings,
@@ -252,7 +247,7 @@ impl Port {
         if !plan.xdp.takes_frames {
             host::refuse_if_host_needs(name)?;
         }
-        if !host::is_up(name) {
+        if !is_up(name) {
             return Err(CaptureError::Down(name.clone()));
         }
         let (redirection, is_first) = self
@@ -347,7 +342,7 @@ impl Port {
             } else {
                 let condition = match self.open_queues(plan) {
                     Err(error) => Condition::Refused(error.to_string()),
-                    Ok(()) if host::is_up(&self.name) => Condition::Up,
+                    Ok(()) if is_up(&self.name) => Condition::Up,
                     Ok(()) => Condition::Down,
                 };
                 self.tell(condition);

@@ -269,7 +269,11 @@ fn approvals(approvals: &[ApprovalAnswer]) -> Table {
             approval.reference.clone(),
             approval.valid_from.map_or_else(|| "always".to_owned(), short),
             short(approval.valid_until),
-            approval.r#use.last_used.map_or_else(|| "not since the start".to_owned(), short),
+            match (approval.r#use.used_after_end, approval.r#use.last_used) {
+                (Some(after), _) => format!("{}, after its end", short(after)),
+                (None, Some(last)) => short(last),
+                (None, None) => "not since the start".to_owned(),
+            },
             approval.r#use.flows_open.to_string(),
             octets(approval.r#use.octets_open),
         ]);

@@ -59,21 +59,18 @@ pub(in crate::cli) fn open(paths: &[PathBuf], config: Option<&Path>) -> Result<L
         return Ok(Log::open(paths, FLOW_LOG)?);
     }
     let config = Config::load_or_default(config)?;
-    if let Some(folder) = config.records.dir {
-        return Ok(Log::open(&[folder], FLOW_LOG)?);
+    let is_missing = |error: &StoreError| match error {
+        StoreError::NoLog { .. } => true,
+        StoreError::Read { error, .. } => error.kind() == io::ErrorKind::NotFound,
+        StoreError::Unreadable { .. } => false,
+    };
+    match Log::open(&[config.log_to_read()], FLOW_LOG) {
+        Err(error) if config.records.dir.is_none() && is_missing(&error) => Err(Failure::new(
+            USAGE,
+            format_args!("there is no log in {}: name its folder or its files", LOG_FOLDERS.join(" nor in ")),
+        )),
+        opened => Ok(opened?),
     }
-    let usual = LOG_FOLDERS.map(PathBuf::from);
-    for folder in &usual {
-        match Log::open(std::slice::from_ref(folder), FLOW_LOG) {
-            Err(StoreError::NoLog { .. }) => {}
-            Err(StoreError::Read { error, .. }) if error.kind() == io::ErrorKind::NotFound => {}
-            opened => return Ok(opened?),
-        }
-    }
-    Err(Failure::new(
-        USAGE,
-        format_args!("there is no log in {}: name its folder or its files", LOG_FOLDERS.join(" nor in ")),
-    ))
 }
 
 impl From<StoreError> for Failure {
@@ -82,16 +79,16 @@ impl From<StoreError> for Failure {
     }
 }
 
-/// A bar on standard error, if that is a terminal.
-fn progress(log: &Log, quiet: bool) -> ProgressBar {
+/// A bar over octets on standard error, if that is a terminal.
+pub(in crate::cli) fn progress(octets: u64, of: String, quiet: bool) -> ProgressBar {
     if quiet || !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let bar = ProgressBar::new(log.octets());
-    if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {binary_bytes}/{binary_total_bytes} {eta}") {
+    let bar = ProgressBar::new(octets);
+    if let Ok(style) = ProgressStyle::with_template("{prefix}{wide_bar} {binary_bytes}/{binary_total_bytes} {eta}") {
         bar.set_style(style);
     }
-    bar.set_prefix(format!("{} files", log.files()));
+    bar.set_prefix(of);
     bar
 }
 
@@ -105,7 +102,7 @@ pub(in crate::cli) fn read<P: Send>(
     take: impl Fn(&mut P, &Line<'_>, &[u8]) + Sync,
     mut merge: impl FnMut(P) -> io::Result<()> + Send,
 ) -> io::Result<Result<Report, StoreError>> {
-    let bar = progress(log, quiet);
+    let bar = progress(log.octets(), format!("{} files ", log.files()), quiet);
     let asked = Asked { selection, rows, progress: &|passed| bar.set_position(passed) };
     let mut merged = Ok(());
     let report = scan(log, &asked, new, take, |part| {

@@ -306,7 +306,7 @@ pub struct PolicyAnswer {
     pub expired: usize,
     /// Not begun.
     pub not_yet: usize,
-    /// Valid, for 30 days at most; the first hundred.
+    /// Valid, for `policy.warn_before` at most; the first hundred.
     pub expiring: Vec<Expiring>,
 }
 
@@ -387,7 +387,7 @@ pub struct ApprovalAnswer {
 pub enum ApprovalState {
     /// It is.
     InForce,
-    /// It is, for 30 days at most.
+    /// It is, for `policy.warn_before` at most.
     Expiring,
     /// It is over.
     Expired,

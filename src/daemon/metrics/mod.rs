@@ -337,6 +337,19 @@ fn policy(board: &Board, to: &mut Families<'_>) -> fmt::Result {
     let uses: Vec<_> = approvals().map(|approval| (&*approval.id, board.usage.of(&approval.id))).collect();
     let used = uses.iter().filter_map(|(id, of)| Some((vec![("approval", *id)], seconds(of.last_used?))));
     to.gauges("approval_last_used_timestamp", "When the approval was used last, since the start", SECONDS, used)?;
+    let after_end = uses.iter().filter_map(|(id, of)| Some((vec![("approval", *id)], seconds(of.used_after_end?))));
+    to.gauges(
+        "approval_used_after_end_timestamp",
+        "When a flow was seen last that the approval would have covered, had it not ended; since the start",
+        SECONDS,
+        after_end,
+    )?;
+    to.gauge(
+        "approval_warn_before",
+        "How long before its end an approval is warned of",
+        SECONDS,
+        board.facts.warn_before.as_secs_f64(),
+    )?;
     to.gauges(
         "approval_open_flows",
         "Flows open under the approval",

@@ -1,4 +1,4 @@
-//! Turns sums into rows of an SQLite file (<https://www.sqlite.org/fileformat2.html>): a batch and the place in the log up to
+//! Turns sums into rows of an `SQLite` file (<https://www.sqlite.org/fileformat2.html>): a batch and the place in the log up to
 //! which it goes are one transaction. `schema.sql` is the file's format, number [`VERSION`].
 
 use std::collections::HashSet;

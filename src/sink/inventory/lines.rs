@@ -42,13 +42,12 @@ impl Segment {
 
     /// One that is closed, whatever has packed it.
     pub(super) fn closed(path: &Path, at: Place) -> io::Result<Self> {
-        let source = match segments::sniff(path)? {
-            (Packing::Plain, file) => Source::Plain(Arc::new(file)),
-            _ => {
-                let mut packed = segments::open_data(path, |_| {})?;
-                io::copy(&mut packed.by_ref().take(at.octets), &mut io::sink())?;
-                Source::Packed(packed)
-            }
+        let source = if let (Packing::Plain, file) = segments::sniff(path)? {
+            Source::Plain(Arc::new(file))
+        } else {
+            let mut packed = segments::open_data(path, |_| {})?;
+            io::copy(&mut packed.by_ref().take(at.octets), &mut io::sink())?;
+            Source::Packed(packed)
         };
         Ok(Self { source, at, buffer: Vec::new(), given: 0 })
     }

@@ -1,5 +1,5 @@
 //! Turns the log into an inventory of what was ever seen: tunnels, circuits, the use of approvals, octets by day; in an
-//! SQLite file, `inventory.sqlite` in the folder of the state, which anybody may read while it is written.
+//! `SQLite` file, `inventory.sqlite` in the folder of the state, which anybody may read while it is written.
 //!
 //! | view | a row is | says |
 //! |---|---|---|

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::heads::Heads;
 use super::seal::Head;
 use super::segments;
-use crate::sink::archive;
+use crate::sink::{archive, sync_folder};
 
 /// What the keeper is told; done in order.
 pub(super) enum Job {
@@ -258,7 +258,7 @@ impl Body {
 
     fn sync_folder(&self) {
         // Names are kept by most file systems without it; those that cannot say so.
-        let _ = File::open(&self.folder).and_then(|folder| folder.sync_all());
+        let _ = sync_folder(&self.folder);
     }
 }
 

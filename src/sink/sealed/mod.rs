@@ -27,6 +27,7 @@ use self::key::{KeyError, SensorKey};
 use self::seal::{Batch, Chain, Head, Kind, Seal};
 use self::segments::{DATA, Listing, SEALS};
 use super::ndjson::encode;
+use super::sensor::LogBreak;
 use crate::config::LogConfig;
 use crate::time::Timestamp;
 
@@ -103,6 +104,8 @@ pub struct SealedLog {
     /// There is something to synchronise.
     is_dirty: bool,
     keeper: Keeper,
+    /// Where the last run did not close it.
+    breaks: Vec<LogBreak>,
 
     now: Timestamp,
     synced: Timestamp,
@@ -180,6 +183,7 @@ impl SealedLog {
             head: None,
             is_dirty: true,
             keeper,
+            breaks: found.breaks,
             now,
             synced: now,
             signed: now,
@@ -191,6 +195,12 @@ impl SealedLog {
         // Records behind a `close` and without an `open` are somebody else's: ours come after it.
         this.keeper.settle(false);
         Ok(this)
+    }
+
+    /// Where the last run did not close it, as was found when it was opened.
+    #[must_use]
+    pub fn breaks(&self) -> &[LogBreak] {
+        &self.breaks
     }
 
     /// Takes a record, or anything that is a line of JSON; it is on its way to the disk after the next [`Self::flush`] at the

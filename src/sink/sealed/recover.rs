@@ -12,6 +12,7 @@ use super::heads::Heads;
 use super::key::SensorKey;
 use super::seal::{Batch, Chain, Hash, Kind, Seal};
 use super::segments::{self, CUT, DATA, Listing, Packing, SEALS};
+use crate::sink::sensor::LogBreak;
 use crate::time::Timestamp;
 
 /// Where a log goes on.
@@ -26,6 +27,8 @@ pub(super) struct Recovered {
     pub seals: Vec<u8>,
     /// Closed segments that nobody compressed.
     pub plain: Vec<PathBuf>,
+    /// Where the last run did not close the log.
+    pub breaks: Vec<LogBreak>,
 }
 
 /// One `recovered` seal is over about this much.
@@ -60,6 +63,7 @@ struct Recovery<'a> {
     chain: Chain,
     lines: Vec<u8>,
     missing_seals: u64,
+    breaks: Vec<LogBreak>,
 }
 
 /// Looks at the folder and puts it in order.
@@ -72,7 +76,8 @@ pub(super) fn recover(
 ) -> io::Result<Recovered> {
     let listing = Listing::read(folder, log)?;
     let chain = Chain::new(log);
-    Recovery { folder, log, key, now, listing, chain, lines: Vec::new(), missing_seals: 0 }.run(heads)
+    Recovery { folder, log, key, now, listing, chain, lines: Vec::new(), missing_seals: 0, breaks: Vec::new() }
+        .run(heads)
 }
 
 impl Recovery<'_> {
@@ -147,7 +152,7 @@ impl Recovery<'_> {
         for files in Listing::read(self.folder, self.log)?.closed.into_values() {
             plain.extend(files.data.filter(|path| path.extension().is_some_and(|extension| extension == DATA)));
         }
-        Ok(Recovered { chain: self.chain, segment, start, end, seals: self.lines, plain })
+        Ok(Recovered { chain: self.chain, segment, start, end, seals: self.lines, plain, breaks: self.breaks })
     }
 
     /// The lines of a segment, and whether these are in a file that is not written any more.
@@ -187,6 +192,15 @@ impl Recovery<'_> {
                 torn = tail.torn,
                 "the log was not closed by its last run: what it had written is sealed as recovered"
             );
+            self.breaks.push(LogBreak {
+                log: self.log.to_owned(),
+                segment,
+                recovered_records: records,
+                recovered_octets: tail.pieces.iter().map(|piece| piece.octets).sum(),
+                torn_octets: tail.torn,
+                missing_octets: tail.missing,
+                missing_seals: self.missing_seals,
+            });
         }
         let count = tail.pieces.len();
         for (piece, number) in tail.pieces.into_iter().zip(1..) {

@@ -1,6 +1,8 @@
 //! A file of approvals; what is right makes a policy.
 #![no_main]
 
+use std::time::Duration;
+
 use libfuzzer_sys::fuzz_target;
 use linewarden::config::{Approvals, Config};
 use linewarden::time::Timestamp;
@@ -10,7 +12,7 @@ fuzz_target!(|input: &[u8]| {
     file_of("input.toml", input);
     match Approvals::load(folder()) {
         Ok(approvals) => {
-            let _ = approvals.warnings_at(Timestamp::from_secs(1_800_000_000));
+            let _ = approvals.lint(Timestamp::from_secs(1_800_000_000), Duration::from_hours(24 * 30));
             let _ = Config::default().policy("fuzz".into(), approvals);
         }
         Err(error) => assert!(!error.to_string().is_empty()),
