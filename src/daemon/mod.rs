@@ -149,11 +149,7 @@ async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: O
     let (sensor_control, sensor_controls) = mpsc::channel(4);
     let [gauge, sensor_gauge] = &gauges;
     let mut others: Vec<Box<dyn Sink>> = vec![Box::new(Arc::clone(&live)), Box::new(Arc::clone(&usage))];
-    let inventory = start_inventory(config, &folder, state, &log)?;
-    let inventory = inventory.map(|(inventory, gauge)| {
-        others.push(Box::new(inventory));
-        gauge
-    });
+    let inventory = start_inventory(config, [&folder, &state], &log, &mut others)?;
     let log = tokio::spawn(run_log(log, interval, others, Arc::clone(gauge), receiver, controls));
     let (mut events, said) = Events::new(Arc::clone(&sensor));
     let sensor_log = tokio::spawn(run_events(sensor_log, interval, said, sensor_controls, Arc::clone(sensor_gauge)));
@@ -279,22 +275,25 @@ impl Opened {
 /// What keeps the inventory, where one is wanted.
 fn start_inventory(
     config: &Config,
-    folder: &Path,
-    state: PathBuf,
+    [folder, state]: [&PathBuf; 2],
     log: &SealedLog,
-) -> Result<Option<(Inventory, Arc<inventory::Gauge>)>, DaemonError> {
+    others: &mut Vec<Box<dyn Sink>>,
+) -> Result<Option<Arc<inventory::Gauge>>, DaemonError> {
     if !config.inventory.enabled {
         return Ok(None);
     }
     let settings = inventory::Settings {
-        folder: folder.to_owned(),
+        folder: folder.clone(),
         log: FLOW_LOG.to_owned(),
-        state,
+        state: state.clone(),
         rows: config.inventory.tunnels,
         keep_for: config.records.log.keep_for,
     };
     let started = Inventory::spawn(settings, &log.position(), clock());
-    started.map(Some).map_err(|source| DaemonError::System { what: "start the inventory's thread", source })
+    let (inventory, gauge) =
+        started.map_err(|source| DaemonError::System { what: "start the inventory's thread", source })?;
+    others.push(Box::new(inventory));
+    Ok(Some(gauge))
 }
 
 /// What answers others, until it is shut down.

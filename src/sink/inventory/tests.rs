@@ -148,11 +148,13 @@ fn flows(records: &[Record]) -> Vec<&Record> {
     ended.into_iter().chain(open.into_values()).filter(|record| record.verdict != Label::Other).collect()
 }
 
-fn text(text: impl ToString) -> Value {
+#[expect(clippy::needless_pass_by_value, reason = "it is called with either")]
+fn text(text: impl std::fmt::Display) -> Value {
     Value::Text(text.to_string())
 }
 
-fn or_null(of: impl ToString) -> Value {
+#[expect(clippy::needless_pass_by_value, reason = "it is called with either")]
+fn or_null(of: impl std::fmt::Display) -> Value {
     let of = of.to_string();
     if of.is_empty() || of == "0" { Value::Null } else { Value::Text(of) }
 }
@@ -230,7 +232,7 @@ fn tunnels(flows: &[&Record]) -> Vec<Vec<Value>> {
         row.extend(octets(&flows));
         row.extend([best, text(latest.verdict.name()), text(latest.reason.name()), or_null(id(latest))]);
         row.extend([text(&latest.interface), or_null(dotted(&latest.vlan))]);
-        row.extend([text(&latest.policy_revision), text(&latest.flow_id)]);
+        row.extend([text(&latest.policy_revision), text(latest.flow_id)]);
         row
     };
     groups.into_iter().map(row).collect()
@@ -502,7 +504,7 @@ fn a_flood_pushes_out_small_old_tunnels_and_no_approved_one() {
     }
     house.turn();
     let count = |query: &str| match house.select(query)[0][0] {
-        Value::Integer(number) => number as u64,
+        Value::Integer(number) => u64::try_from(number).unwrap(),
         _ => panic!("no number"),
     };
     let rows = count("SELECT count(*) FROM lanes");
