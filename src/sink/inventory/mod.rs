@@ -80,6 +80,8 @@ struct Told {
     /// The file of that segment, where it could be opened.
     file: Option<Arc<File>>,
     now: Timestamp,
+    /// The follower waits for more. It looks for it once a [`PAUSE`], and is not woken for each batch.
+    is_awaited: bool,
     is_closing: bool,
     is_done: bool,
 }
@@ -112,7 +114,7 @@ impl Inventory {
     /// Starts its thread. `log` is where this run of the sensor begins: before it nothing goes on.
     pub fn spawn(settings: Settings, log: &Position<'_>, now: Timestamp) -> io::Result<(Self, Arc<Gauge>)> {
         let place = Place { segment: log.segment, octets: log.octets };
-        let told = Told { place, file: open(log.path), now, is_closing: false, is_done: false };
+        let told = Told { place, file: open(log.path), now, is_awaited: false, is_closing: false, is_done: false };
         let shared = Arc::new(Shared { told: Mutex::new(told), changed: Condvar::new() });
         let gauge = Arc::new(Gauge { path: settings.state.join(FILE), ..Gauge::default() });
         let follower = Follower::new(settings, place, Arc::clone(&gauge));
@@ -137,8 +139,10 @@ impl Sink for Inventory {
             told.file = open(log.path);
         }
         told.place = place;
-        drop(told);
-        self.shared.changed.notify_all();
+        if std::mem::take(&mut told.is_awaited) {
+            drop(told);
+            self.shared.changed.notify_all();
+        }
     }
 
     fn tick(&mut self, now: Timestamp) {
@@ -172,6 +176,7 @@ fn run(mut follower: Follower, shared: &Shared) {
         let has_come = follower.is_at(told.place);
         let before = told.place;
         shared.wait_while(if has_come { PAUSE } else { RETRY }, |told| !told.is_closing);
+        shared.told().is_awaited = true;
         told = shared.wait_while(LOOK, |told| has_come && told.place == before && !told.is_closing);
     }
     follower.close();

@@ -94,7 +94,14 @@ impl House {
         let log = self.log();
         log.tick(now);
         let Position { segment, octets, path } = log.position();
-        Told { place: Place { segment, octets }, file: open(path), now, is_closing: false, is_done: false }
+        Told {
+            place: Place { segment, octets },
+            file: open(path),
+            now,
+            is_awaited: false,
+            is_closing: false,
+            is_done: false,
+        }
     }
 
     fn turn_at(&mut self, now: Timestamp) {
@@ -148,12 +155,10 @@ fn flows(records: &[Record]) -> Vec<&Record> {
     ended.into_iter().chain(open.into_values()).filter(|record| record.verdict != Label::Other).collect()
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it is called with either")]
 fn text(text: impl std::fmt::Display) -> Value {
     Value::Text(text.to_string())
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it is called with either")]
 fn or_null(of: impl std::fmt::Display) -> Value {
     let of = of.to_string();
     if of.is_empty() || of == "0" { Value::Null } else { Value::Text(of) }
