@@ -14,7 +14,7 @@ use super::replay::{Judging, Lanes, replay};
 use super::{Failure, USAGE};
 use crate::audit::OtherRecords;
 use crate::config::Config;
-use crate::detect::{Code, Detection, Identity, REGISTRY, Seen};
+use crate::detect::{Code, Detection, Identity, Seen};
 use crate::flow::{Direction, FlowId};
 use crate::policy::{Approval, Candidate, Policy, Reason, Subject};
 use crate::record::{Kind, Record};
@@ -270,7 +270,7 @@ fn joined<T: ToString>(items: &[T]) -> String {
 fn evidence(record: &Record, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "evidence")?;
     for found in &record.evidence {
-        let code = code(&found.code);
+        let code = Code::named(&found.code);
         let way = if found.direction == Direction::Forward { "->" } else { "<-" };
         writeln!(
             out,
@@ -286,10 +286,6 @@ fn evidence(record: &Record, out: &mut impl Write) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-pub(super) fn code(name: &str) -> Option<&'static Code> {
-    REGISTRY.iter().flat_map(|detector| detector.about().codes).copied().find(|code| code.name == name)
 }
 
 fn verdicts(history: &[Record], out: &mut impl Write) -> io::Result<()> {

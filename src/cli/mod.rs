@@ -13,6 +13,7 @@ mod inventory;
 mod open_rings;
 mod query;
 mod replay;
+mod report;
 mod run;
 mod verify_log;
 
@@ -78,6 +79,12 @@ enum Command {
     /// Every flow of the log is judged again by both sets, by what its last record says and at the time of its last
     /// packet. Exits with 0 where no verdict changes, with 2 where one does.
     DiffPolicy(diff_policy::Options),
+    /// Write a report for an auditor: coverage and gaps, approvals and their use, unapproved tunnels, integrity
+    ///
+    /// One file of HTML that needs no network and prints well, JSON, or a folder of CSV tables. A flow counts once, by its
+    /// latest record; octets that its records say came between two times are spread evenly over the time between, and what
+    /// of it lies in the range counts. The log is verified on the way.
+    Report(Box<report::Options>),
     /// Check that the log is whole: signed seals, the chain of them, and every record under it
     VerifyLog(verify_log::Options),
     /// Check configuration and approvals
@@ -205,6 +212,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::VerifyLog(options) => verify_log::run(&options),
         Command::Query(options) => query::run(&options),
         Command::Inventory(options) => inventory::run(&options),
+        Command::Report(options) => report::run(&options),
         Command::DiffPolicy(options) => diff_policy::run(&options),
         Command::Approvals(options) => approvals::run(&options),
         Command::CheckConfig(options) => check_config::run(&options),

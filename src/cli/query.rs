@@ -183,6 +183,7 @@ impl Options {
         let has_counts = match rows {
             Rows::Flows => true,
             Rows::Records(kinds) => **kinds == [Kind::End],
+            Rows::Histories => false,
         };
         match self.sort {
             Some(By::Flows | By::Name) if !sums_up => {

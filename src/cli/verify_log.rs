@@ -82,7 +82,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     Err(Failure::new(BAD_DATA, format!("{}: the log is NOT WHOLE: {findings} findings", folder.display())))
 }
 
-fn keys(paths: &[PathBuf], state: &Path) -> Result<Vec<PublicKey>, Failure> {
+pub(super) fn keys(paths: &[PathBuf], state: &Path) -> Result<Vec<PublicKey>, Failure> {
     let default = [state.join(PUBLIC_FILE)];
     let paths = if paths.is_empty() { default.as_slice() } else { paths };
     let load = |path: &PathBuf| {
@@ -98,7 +98,7 @@ fn keys(paths: &[PathBuf], state: &Path) -> Result<Vec<PublicKey>, Failure> {
 }
 
 /// Those that were asked for must be there; those of the state folder are taken where they are.
-fn load_heads(asked: Option<&Path>, state: &Path) -> Result<Vec<Head>, Failure> {
+pub(super) fn load_heads(asked: Option<&Path>, state: &Path) -> Result<Vec<Head>, Failure> {
     let place = asked.unwrap_or(state);
     let fail = |path: &Path, what: &dyn std::fmt::Display| {
         Failure::new(CONFIGURATION, format!("{}: signed heads cannot be read: {what}", path.display()))

@@ -21,7 +21,7 @@ pub use lint::Finding;
 pub use log::{LOG_FOLDERS, LogConfig, RUN_FOLDER, STATE_FOLDER, StateConfig};
 pub use sandbox::SandboxConfig;
 pub use service::{ControlConfig, Listen, MAX_SOCKET_PATH, MetricsConfig, Origin};
-pub use settings::{APPROVAL_FOLDERS, no_approvals};
+pub use settings::{APPROVAL_FOLDERS, host_name, no_approvals};
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

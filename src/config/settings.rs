@@ -45,11 +45,7 @@ impl Config {
         if !self.sensor.is_empty() {
             return self.sensor.as_str().into();
         }
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        match host.trim() {
-            "" => "localhost".into(),
-            name => name.into(),
-        }
+        host_name().into()
     }
 
     /// The folder of approvals: the setting, else the first that exists of [`APPROVAL_FOLDERS`].
@@ -72,6 +68,16 @@ impl Config {
     #[must_use]
     pub fn policy(&self, sensor: Arc<str>, approvals: Approvals) -> Policy {
         Policy::new(sensor, self.policy.min_confidence, approvals.revision, approvals.list)
+    }
+}
+
+/// This host's name.
+#[must_use]
+pub fn host_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match host.trim() {
+        "" => "localhost".to_owned(),
+        name => name.to_owned(),
     }
 }
 

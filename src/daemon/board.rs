@@ -16,7 +16,7 @@ use crate::capture::{Report, Status, Summary};
 use crate::policy::{Approval, Label, Policy};
 use crate::sink::inventory;
 use crate::sink::live::LiveView;
-use crate::sink::sensor::LinkState;
+use crate::sink::sensor::{ENOUGH_FLOWS, ENOUGH_PACKETS, LinkState, ONE_WAY, SILENT, STANDSTILL, UNREADABLE};
 use crate::sink::usage::Usage;
 use crate::time::Timestamp;
 
@@ -93,16 +93,6 @@ pub(super) struct Board {
     reloads: Mutex<Reloads>,
     coverage: Mutex<Coverage>,
 }
-
-/// Above these shares, of so many flows or packets at least, something is amiss.
-const ONE_WAY: f64 = 0.9;
-const ENOUGH_FLOWS: u64 = 20;
-const UNREADABLE: f64 = 0.01;
-const ENOUGH_PACKETS: u64 = 1000;
-/// A link that is silent for longer may be no link.
-const SILENT: Duration = Duration::from_mins(10);
-/// A worker that stood still for longer may have lost packets that nobody counted.
-const STANDSTILL: Duration = Duration::from_secs(10);
 
 impl Board {
     pub(super) fn new(

@@ -54,7 +54,7 @@ use crate::sink::live::LiveView;
 use crate::sink::sealed::{LogError, SealedLog, segments};
 use crate::sink::sensor::What;
 use crate::sink::usage::Usage;
-use crate::store::FLOW_LOG;
+use crate::store::{FLOW_LOG, SENSOR_LOG};
 
 /// Why the daemon did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -128,8 +128,6 @@ pub fn run(config: &Config, origin: &Origin) -> Result<(), DaemonError> {
 
 /// The summary's.
 pub const SUMMARY_FILE: &str = "summary.json";
-/// Name of the log of what the sensor says of itself.
-pub const SENSOR_LOG: &str = "sensor";
 
 async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: Opened) -> Result<(), DaemonError> {
     let Opened { policy, sources, interfaces: names, interrupts: _interrupts, folder, state, control_socket, metrics } =

@@ -356,6 +356,14 @@ pub struct Code {
     pub phase: Phase,
 }
 
+impl Code {
+    /// The code of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<&'static Self> {
+        REGISTRY.iter().flat_map(|detector| detector.about().codes).copied().find(|code| code.name == name)
+    }
+}
+
 /// What the payload came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Carrier {

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +51,19 @@ pub enum What {
     /// The run ended.
     Stop(Stop),
 }
+
+/// Above this share of flows in one direction only, of so many flows at least, half of the link seems to be missing.
+pub const ONE_WAY: f64 = 0.9;
+/// See [`ONE_WAY`].
+pub const ENOUGH_FLOWS: u64 = 20;
+/// Above this share of packets that cannot be read, of so many at least, something is amiss.
+pub const UNREADABLE: f64 = 0.01;
+/// See [`UNREADABLE`].
+pub const ENOUGH_PACKETS: u64 = 1000;
+/// A link that is silent for longer may be no link.
+pub const SILENT: Duration = Duration::from_mins(10);
+/// A worker that stood still for longer may have lost packets that nobody counted.
+pub const STANDSTILL: Duration = Duration::from_secs(10);
 
 /// How a run began.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

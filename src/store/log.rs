@@ -16,6 +16,8 @@ use crate::sink::archive::index::{Contents, Frame, Index};
 
 /// Name of the log of flow records, without its ending.
 pub const FLOW_LOG: &str = "linewarden";
+/// Name of the log of what the sensor says of itself.
+pub const SENSOR_LOG: &str = "sensor";
 
 /// A log cannot be opened.
 #[derive(Debug, thiserror::Error)]

@@ -8,12 +8,14 @@
 //! | `scan` | chunks into rows, in parallel: a row a flow or a row a record |
 //! | `group` | rows into sums |
 //! | `inventory` | the inventory's file into rows |
+//! | `report` | a log, and what the sensors said, into what an auditor asks |
 //! | `verify` | a log into whether it is whole, and where it is not |
 
 mod group;
 mod inventory;
 mod line;
 mod log;
+pub mod report;
 mod scan;
 mod selection;
 pub mod verify;
@@ -21,6 +23,6 @@ pub mod verify;
 pub use group::{Field, Groups, Sums};
 pub use inventory::{Inventory, InventoryError, Missing, View};
 pub use line::{ApprovalName, Line};
-pub use log::{FLOW_LOG, Log, StoreError};
+pub use log::{FLOW_LOG, Log, SENSOR_LOG, StoreError};
 pub use scan::{Asked, Report, scan};
 pub use selection::{Rows, Selection};

@@ -185,6 +185,7 @@ impl<'a> Search<'a> {
                     true
                 }
                 Rows::Records(kinds) => kinds.contains(&glance.kind),
+                Rows::Histories => true,
             };
             if !is_asked {
                 return;

@@ -18,6 +18,9 @@ pub enum Rows {
     Flows,
     /// Each record of these kinds. A record is in a time range by its `time`.
     Records(Vec<Kind>),
+    /// Each record of the flows, those written later among them. A record is in a time range where its flow had had
+    /// packets there by then.
+    Histories,
 }
 
 /// What is asked: of each list one must fit, an empty one allows any.
@@ -147,7 +150,7 @@ impl Selection {
 
     fn is_in_time(&self, line: &Line<'_>, rows: &Rows) -> bool {
         let (first, last) = match rows {
-            Rows::Flows => (&line.start, &line.end),
+            Rows::Flows | Rows::Histories => (&line.start, &line.end),
             Rows::Records(_) => (&line.time, &line.time),
         };
         let is_from = |bound: &Bound| bound.order_of(last).is_some_and(std::cmp::Ordering::is_ge);
@@ -168,7 +171,7 @@ impl Selection {
     /// Whether lines that hold this much may hold one that is asked for.
     pub(super) fn may_be_in(&self, contents: &Contents, rows: &Rows) -> bool {
         let begins = match rows {
-            Rows::Flows => contents.start,
+            Rows::Flows | Rows::Histories => contents.start,
             Rows::Records(kinds) => {
                 if !kinds.iter().any(|kind| contents.kinds.may_hold(kind.name())) {
                     return false;

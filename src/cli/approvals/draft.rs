@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::stanza::{Stanza, name, text};
-use crate::cli::explain::{Selector, code, flow_line, list, logged};
+use crate::cli::explain::{Selector, flow_line, list, logged};
 use crate::cli::{Failure, USAGE};
-use crate::detect::Protocol;
+use crate::detect::{Code, Protocol};
 use crate::policy::Label;
 use crate::record::{FlowDirection, Record};
 
@@ -70,7 +70,7 @@ fn draft(record: &Record, tunnel: Protocol) -> Stanza {
         ),
     ];
     about.extend(record.confidence.map(|confidence| format!("{} is {}, by:", tunnel.name(), confidence.name())));
-    about.extend(record.evidence.iter().map(|found| match code(&found.code) {
+    about.extend(record.evidence.iter().map(|found| match Code::named(&found.code) {
         Some(code) => format!("  {}: {} [{}]", found.code, code.meaning, code.clause),
         None => format!("  {}", found.code),
     }));

@@ -173,6 +173,7 @@ impl Answer {
             has_counts: match rows {
                 Rows::Flows => true,
                 Rows::Records(kinds) => **kinds == [Kind::End],
+                Rows::Histories => false,
             },
             rows: 0,
             to: BufWriter::with_capacity(1 << 16, io::stdout()),

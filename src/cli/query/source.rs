@@ -12,6 +12,7 @@ use crate::cli::{BAD_DATA, Failure, USAGE};
 use crate::config::{Config, LOG_FOLDERS};
 use crate::daemon::clock;
 use crate::store::{Asked, FLOW_LOG, Line, Log, Report, Rows, Selection, StoreError, scan};
+use crate::time::Timestamp;
 
 /// A range of time.
 #[derive(Debug, Args)]
@@ -27,7 +28,16 @@ pub(in crate::cli) struct Range {
 impl Range {
     /// The selection of the range, of the last so long where that is asked for instead.
     pub(in crate::cli) fn selection(&self, last: Option<&str>) -> Result<Selection, Failure> {
-        let now = clock();
+        let (from, to) = self.times(last, clock())?;
+        Ok(Selection::default().from(from).to(to))
+    }
+
+    /// Its two ends, as far as they are said.
+    pub(in crate::cli) fn times(
+        &self,
+        last: Option<&str>,
+        now: Timestamp,
+    ) -> Result<(Option<Timestamp>, Option<Timestamp>), Failure> {
         let time = |text: &Option<String>, option: &str, side| match text {
             None => Ok(None),
             Some(text) => when::time(text, side, now)
@@ -49,7 +59,7 @@ impl Range {
                 format!("--from {from} is not before --to {to}: nothing lies between them"),
             ));
         }
-        Ok(Selection::default().from(from).to(to))
+        Ok((from, to))
     }
 }
 

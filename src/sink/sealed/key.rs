@@ -10,7 +10,10 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
+
+use super::seal::Hash;
 
 /// The secret key's file in the state folder.
 pub const SECRET_FILE: &str = "sensor.key";
@@ -161,6 +164,13 @@ impl PublicKey {
     #[must_use]
     pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         Signature::from_slice(signature).is_ok_and(|signature| self.0.verify_strict(message, &signature).is_ok())
+    }
+
+    /// SHA-256 of it as `openssl pkey -pubin -outform DER` writes it, in hexadecimal digits: to compare by eye.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        let digest = Sha256::new_with_prefix(PUBLIC_PREFIX).chain_update(self.0.as_bytes()).finalize();
+        Hash(digest.into()).to_string()
     }
 
     /// Its 32 octets in base64.
