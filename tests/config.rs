@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use linewarden::config::{Approvals, Config};
+use linewarden::config::{Approvals, Config, Format, Only, When};
 use linewarden::policy::ApprovalKind;
 use linewarden::time::Timestamp;
 use proptest::prelude::*;
@@ -46,7 +46,8 @@ fn the_shipped_settings_are_the_defaults_and_show_every_key() {
     assert_eq!(config.records.dir.as_deref(), Some(Path::new("/var/log/linewarden")));
     assert_eq!(config.state.dir.as_deref(), Some(Path::new("/var/lib/linewarden")));
     // And there is no other: a nonsense key is answered with all that are known.
-    for section in ["capture", "decapsulate", "flow", "policy", "records", "control", "metrics", "sandbox", "state"] {
+    let sections = ["capture", "decapsulate", "flow", "policy", "records", "journal", "privacy", "control", "metrics"];
+    for section in sections.into_iter().chain(["sandbox", "state", "[outputs]"]) {
         let error = load(&format!("[{section}]\nqqqqqqqqqqqqqqqq = 1\n")).unwrap_err();
         let known = error.split("known here: ").nth(1).unwrap().lines().next().unwrap();
         for key in known.split(", ") {
@@ -56,6 +57,35 @@ fn the_shipped_settings_are_the_defaults_and_show_every_key() {
             );
         }
     }
+}
+
+#[test]
+fn outputs_and_what_is_hidden_are_read_and_checked() {
+    let config = load("[[outputs]]\nformat = \"zeek\"\nfile = \"z.log\"\nonly = \"findings\"\nkeep = 9\n[[outputs]]\nformat = \"ecs\"\nfile = \"e.json\"\n[journal]\nfindings = false\n").unwrap();
+    let [zeek, ecs] = &config.outputs[..] else { panic!("{:?}", config.outputs) };
+    assert_eq!((zeek.format, zeek.only, zeek.keep), (Format::Zeek, Only::Findings, 9));
+    assert_eq!((ecs.format, ecs.only, ecs.rotate_octets, &*ecs.file), (Format::Ecs, Only::All, 256 << 20, "e.json"));
+    assert_eq!(config.journal.findings, When::Never);
+    let output = |keys: &str| format!("[[outputs]]\n{keys}\n");
+    for (text, says) in [
+        (output("format = \"cef\"\nfile = \"a\""), "\"eve-strict\""),
+        (output("format = \"eve\""), "file is missing"),
+        (output("format = \"eve\"\nfile = \"../a\""), "the name of a file"),
+        (output("format = \"eve\"\nfile = \"sensor.ndjson\""), "the log's own"),
+        (output("format = \"eve\"\nfile = \"a.json.1\""), "an older file's"),
+        (output("format = \"eve\"\nfile = \"a\"\nkeep = 0"), "from 1 to 1000"),
+        (
+            output("format = \"eve\"\nfile = \"a\"\n[[outputs]]\nformat = \"ecs\"\nfile = \"a\""),
+            "another output writes that file",
+        ),
+        ("[journal]\nfindings = \"yes\"\n".to_owned(), "write \"auto\", or true or false"),
+        ("[privacy]\npseudonyms = true\n".to_owned(), "flow.home_nets"),
+    ] {
+        let error = load(&text).unwrap_err();
+        assert!(error.contains(says), "{text}\n{error}");
+    }
+    let hidden = load("[privacy]\npseudonyms = true\n[flow]\nhome_nets = [\"10.0.0.0/8\"]\n").unwrap();
+    assert!(hidden.privacy.pseudonyms);
 }
 
 #[test]

@@ -22,7 +22,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// Settings with the sockets where the tests look for them.
-const SETTINGS: &str = "[capture]\ninterfaces = [\"wan0\"]\nworkers = 2\n[control]\nsocket = \"c.sock\"\n[metrics]\nlisten = \"unix:m.sock\"\n";
+const SETTINGS: &str = "[capture]\ninterfaces = [\"wan0\"]\nworkers = 2\n[control]\nsocket = \"c.sock\"\n[metrics]\nlisten = \"unix:m.sock\"\n[[outputs]]\nformat = \"eve\"\nfile = \"eve.json\"\n";
 
 fn approved() -> String {
     approval("vpn", "partner", "valid_until = 2099-12-31\npeers = [\"198.51.100.2\"]")

@@ -7,6 +7,7 @@ use clap::Args;
 use super::{CONFIGURATION, Failure, Sources};
 use crate::config::{mirror_name, no_approvals};
 use crate::daemon::clock;
+use crate::sink::pseudonym::key_file;
 
 /// Arguments of the command.
 #[derive(Debug, Args)]
@@ -35,6 +36,13 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     writeln!(out, "settings   {place}: ok")?;
     for mirror in &config.decapsulate.mirrors {
         writeln!(out, "mirror     {}: opened, and no finding", mirror_name(mirror))?;
+    }
+    for output in &config.outputs {
+        writeln!(out, "output     {}: {}", output.file, output.format.name())?;
+    }
+    if config.privacy.pseudonyms {
+        let nets: Vec<_> = config.flow.home_nets.iter().map(ToString::to_string).collect();
+        writeln!(out, "hidden     {}, by the key in {}", nets.join(", "), key_file(&config).display())?;
     }
     if let Some((approvals, folder)) = loaded {
         for warning in approvals.warnings.iter().chain(&approvals.warnings_at(clock(), config.policy.warn_before)) {

@@ -115,6 +115,10 @@ struct Found {
 
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let config = Config::load_or_default(options.config.as_deref())?;
+    if config.privacy.pseudonyms && !options.quiet {
+        let warning = "a log with pseudonyms (privacy.pseudonyms) shows no home address that was not approved: such hosts are judged as strangers";
+        let _ = writeln!(io::stderr(), "warning: {warning}");
+    }
     let selection = options.range.selection(options.last.as_deref())?;
     let [old, new] = [Side::load(&options.old, &config), Side::load(&options.new, &config)];
     let (old, new) = (old?, new?);

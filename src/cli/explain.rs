@@ -18,6 +18,7 @@ use crate::detect::{Code, Detection, Identity, Seen};
 use crate::flow::{Direction, FlowId};
 use crate::policy::{Approval, Candidate, Policy, Reason, Subject};
 use crate::record::{Kind, Record};
+use crate::sink::pseudonym::{Missing, Pseudonyms};
 use crate::sink::table::{endpoint, plain, protocol};
 use crate::store::{Rows, Selection};
 use crate::time::Timestamp;
@@ -48,7 +49,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let wanted = Selector::parse(&options.flow)?;
     let (config, policy) = options.judging.load(true)?;
     let (histories, read) = if options.log.is_empty() {
-        replayed(options, config, &policy, &wanted)
+        replayed(options, config, &policy, &wanted)?
     } else {
         (logged(&options.log, None, &wanted)?, Ok(()))
     };
@@ -68,22 +69,40 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A record.
+pub(super) struct Told {
+    /// As it is shown.
+    pub(super) shown: Record,
+    /// By what addresses it was judged.
+    addresses: [IpAddr; 2],
+}
+
 /// Lists flows of which one is to be named.
 pub(super) fn list(histories: &Histories, flow: &str, out: &mut impl Write) -> io::Result<Failure> {
-    for last in histories.values().filter_map(|history| history.last()) {
+    for Told { shown: last, .. } in histories.values().filter_map(|history| history.last()) {
         writeln!(out, "{}  {}  {}", last.flow_id, flow_line(last), last.verdict.name())?;
     }
     let message = format!("{} flows match `{flow}`: name one of those above by its flow_id", histories.len());
     Ok(Failure::new(USAGE, message))
 }
 
-/// Flows by their start and number, each with its records.
-pub(super) type Histories = BTreeMap<(Timestamp, u64), Vec<Record>>;
+impl Told {
+    fn of(mut record: Record, pseudonyms: Option<&Pseudonyms>) -> Self {
+        let addresses = [record.src_ip, record.dst_ip];
+        if let Some(pseudonyms) = pseudonyms {
+            pseudonyms.apply(&mut record);
+        }
+        Self { shown: record, addresses }
+    }
+}
 
-fn keep(histories: &mut Histories, record: Record) {
-    let key = (record.start, record.flow_id.number());
+/// Flows by their start and number, each with its records.
+pub(super) type Histories = BTreeMap<(Timestamp, u64), Vec<Told>>;
+
+fn keep(histories: &mut Histories, told: Told) {
+    let key = (told.shown.start, told.shown.flow_id.number());
     if histories.len() < KEPT || histories.contains_key(&key) {
-        histories.entry(key).or_default().push(record);
+        histories.entry(key).or_default().push(told);
     }
 }
 
@@ -92,18 +111,22 @@ fn replayed(
     mut config: Config,
     policy: &Arc<Policy>,
     wanted: &Selector,
-) -> (Histories, Result<(), Failure>) {
+) -> Result<(Histories, Result<(), Failure>), Failure> {
     config.records.other = OtherRecords::All;
+    let pseudonyms = Pseudonyms::open(&config, policy, Missing::Refuse)?;
     let histories = Mutex::new(Histories::new());
     let take = |record: Record| {
-        if wanted.matches(&record) {
-            keep(&mut histories.lock().unwrap_or_else(PoisonError::into_inner), record);
+        // Who has the capture knows its addresses, and may ask by them.
+        let is_wanted = wanted.matches(&record);
+        let told = Told::of(record, pseudonyms.as_ref());
+        if is_wanted || wanted.matches(&told.shown) {
+            keep(&mut histories.lock().unwrap_or_else(PoisonError::into_inner), told);
         }
     };
     let interface = options.judging.interface.as_deref();
     let lanes = Lanes { config: &config, policy, workers: 1, interface, take: &take };
     let (_, read) = replay(&options.files, &lanes, false, &|| true);
-    (histories.into_inner().unwrap_or_else(PoisonError::into_inner), read)
+    Ok((histories.into_inner().unwrap_or_else(PoisonError::into_inner), read))
 }
 
 /// The flows of a log, or of the one that `run` writes.
@@ -120,7 +143,7 @@ pub(super) fn logged(log: &[PathBuf], config: Option<&Path>, wanted: &Selector) 
             found.extend(serde_json::from_slice(raw).ok().filter(|record| wanted.matches(record)));
         },
         |found| {
-            found.into_iter().for_each(|record| keep(&mut histories, record));
+            found.into_iter().for_each(|record| keep(&mut histories, Told::of(record, None)));
             Ok(())
         },
     )?;
@@ -197,8 +220,9 @@ impl Selector {
     }
 }
 
-fn explain(history: &[Record], policy: &Policy, out: &mut impl Write) -> io::Result<()> {
-    let Some(last) = history.last() else { return Ok(()) };
+fn explain(history: &[Told], policy: &Policy, out: &mut impl Write) -> io::Result<()> {
+    let Some(told) = history.last() else { return Ok(()) };
+    let last = &told.shown;
     writeln!(out, "flow      {}  (Community ID {})", last.flow_id, last.community_id)?;
     writeln!(out, "          {}", flow_line(last))?;
     writeln!(
@@ -237,7 +261,7 @@ fn explain(history: &[Record], policy: &Policy, out: &mut impl Write) -> io::Res
     if history.len() > 1 {
         verdicts(history, out)?;
     }
-    approvals(last, policy, out)?;
+    approvals(told, policy, out)?;
     writeln!(out)
 }
 
@@ -288,10 +312,10 @@ fn evidence(record: &Record, out: &mut impl Write) -> io::Result<()> {
     Ok(())
 }
 
-fn verdicts(history: &[Record], out: &mut impl Write) -> io::Result<()> {
+fn verdicts(history: &[Told], out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "history")?;
     let mut table = plain();
-    for record in history {
+    for Told { shown: record, .. } in history {
         let found = match (record.tunnel, record.confidence) {
             (Some(tunnel), Some(confidence)) => format!("{} {}", tunnel.name(), confidence.name()),
             _ => "-".to_owned(),
@@ -313,7 +337,8 @@ fn verdicts(history: &[Record], out: &mut impl Write) -> io::Result<()> {
 }
 
 /// Every approval that was asked, and where none was, the one whose network comes nearest.
-fn approvals(record: &Record, policy: &Policy, out: &mut impl Write) -> io::Result<()> {
+fn approvals(told: &Told, policy: &Policy, out: &mut impl Write) -> io::Result<()> {
+    let Told { shown: record, addresses } = told;
     if record.policy_revision != *policy.revision() {
         writeln!(
             out,
@@ -326,10 +351,13 @@ fn approvals(record: &Record, policy: &Policy, out: &mut impl Write) -> io::Resu
         return writeln!(out, "approvals none are in force");
     }
     let detection = detection(record, identity(record, policy));
-    let candidates = policy.candidates(&subject(record), detection, record.end);
+    let judged = Subject { addresses: *addresses, ..subject(record) };
+    let candidates = policy.candidates(&judged, detection, record.end);
     if candidates.is_empty() {
         writeln!(out, "approvals none names {} or {}", record.src_ip, record.dst_ip)?;
+        // Of a hidden address nobody is told how much of it an approval shares.
         if record.reason == Reason::NoApproval
+            && *addresses == [record.src_ip, record.dst_ip]
             && let Some((network, approval, bits)) = nearest(record, policy)
         {
             writeln!(out, "  nearest: {network} of {} shares the first {bits} bits only", describe(approval))?;

@@ -10,7 +10,7 @@ use comfy_table::{Cell, CellAlignment};
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::query::{Form, named, network, protocols};
+use super::query::{named, network, protocols};
 use super::{BAD_DATA, Failure, PERMISSION, USAGE};
 use crate::config::{Config, LOG_FOLDERS, STATE_FOLDER};
 use crate::policy::Label;
@@ -59,6 +59,16 @@ enum What {
     Approvals,
     /// Octets by day (UTC), of each tunnel and of plain traffic under each approval
     Days,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// For people
+    Table,
+    /// One JSON object a line
+    Ndjson,
+    /// For spreadsheets
+    Csv,
 }
 
 impl What {

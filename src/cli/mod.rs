@@ -11,6 +11,7 @@ mod generate;
 mod interfaces;
 mod inventory;
 mod open_rings;
+mod pseudonym;
 mod query;
 mod replay;
 mod report;
@@ -29,8 +30,8 @@ use crate::capture::CaptureError;
 use crate::capture::file::FileError;
 use crate::config::{Config, ConfigError};
 use crate::daemon::{self, DaemonError};
+use crate::sink::pseudonym::KeyError;
 use crate::sink::sealed::LogError;
-use crate::sink::sealed::key::KeyError;
 
 /// Labels every flow on a link: approved leased line or VPN, unapproved tunnel, or neither.
 ///
@@ -87,6 +88,12 @@ enum Command {
     Report(Box<report::Options>),
     /// Check that the log is whole: signed seals, the chain of them, and every record under it
     VerifyLog(verify_log::Options),
+    /// Find the pseudonym of an address, or whom one stands for
+    ///
+    /// For who holds the key by which `privacy.pseudonyms` hides addresses. A network's pseudonym is the network of its
+    /// addresses' pseudonyms. What a host did, from a log that hides it:
+    /// linewarden query --peer "$(linewarden pseudonym 10.1.2.3)"
+    Pseudonym(pseudonym::Options),
     /// Check configuration and approvals
     CheckConfig(check_config::Options),
     /// Look over the approvals, or draft new ones: from a table, from NetBox, from a logged flow
@@ -159,6 +166,12 @@ impl From<ConfigError> for Failure {
     }
 }
 
+impl From<KeyError> for Failure {
+    fn from(error: KeyError) -> Self {
+        Self::new(CONFIGURATION, error)
+    }
+}
+
 impl From<FileError> for Failure {
     fn from(error: FileError) -> Self {
         Self::new(BAD_DATA, error)
@@ -181,6 +194,7 @@ impl From<DaemonError> for Failure {
             DaemonError::Capture(CaptureError::HardwareType { .. } | CaptureError::Setting(_))
             | DaemonError::Config(_)
             | DaemonError::Log(LogError::Key(KeyError::Refused { .. }))
+            | DaemonError::Privacy(_)
             | DaemonError::Control(_)
             | DaemonError::Metrics(_) => CONFIGURATION,
             _ => FAILED,
@@ -214,6 +228,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Inventory(options) => inventory::run(&options),
         Command::Report(options) => report::run(&options),
         Command::DiffPolicy(options) => diff_policy::run(&options),
+        Command::Pseudonym(options) => pseudonym::run(&options),
         Command::Approvals(options) => approvals::run(&options),
         Command::CheckConfig(options) => check_config::run(&options),
         Command::Ctl(options) => ctl::run(&options),

@@ -11,8 +11,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
-use self::answer::Answer;
-pub(super) use self::answer::Form;
+use self::answer::{Answer, Form};
 use self::source::Range;
 use super::{Failure, USAGE};
 use crate::detect::Protocol;
@@ -195,6 +194,9 @@ impl Options {
             ),
             None if self.reverse && self.top.is_none() && !sums_up => {
                 wrong("--reverse is for rows in an order: add --sort")
+            }
+            _ if sums_up && self.format.of_another().is_some() => {
+                wrong("--format eve, eve-strict, ecs and zeek are for flows: sums are written as table, ndjson or csv")
             }
             _ => Ok(()),
         }

@@ -13,15 +13,17 @@ use indicatif::{ProgressBar, ProgressStyle};
 use ipnet::IpNet;
 
 pub(super) use self::lanes::Lanes;
-use self::output::Output;
+use self::output::{Form, Output};
 use super::{BAD_DATA, FINDINGS, Failure, Sources, USAGE};
 use crate::audit::OtherRecords;
 use crate::capture::Summary;
 use crate::capture::file::{CaptureFile, FileError};
-use crate::config::{Config, no_approvals};
+use crate::config::{self, Config, no_approvals};
 use crate::detect::Confidence;
 use crate::policy::{Label, Policy};
 use crate::record::Record;
+use crate::sink::pseudonym::{Missing, Pseudonyms};
+use crate::sink::table::FlowRows;
 use crate::wire::Frame;
 
 /// Arguments of the command.
@@ -77,6 +79,27 @@ enum Format {
     Ndjson,
     /// A row a flow, for people
     Table,
+    /// Suricata's events, with the record as the object `linewarden`
+    Eve,
+    /// Suricata's events, with the fields of its schema alone
+    EveStrict,
+    /// Elastic Common Schema
+    Ecs,
+    /// Zeek's tab-separated values
+    Zeek,
+}
+
+impl Format {
+    fn form(self) -> Form {
+        Form::Lines(match self {
+            Self::Table => return Form::Table(FlowRows::default()),
+            Self::Ndjson => config::Format::Ndjson,
+            Self::Eve => config::Format::Eve,
+            Self::EveStrict => config::Format::EveStrict,
+            Self::Ecs => config::Format::Ecs,
+            Self::Zeek => config::Format::Zeek,
+        })
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -149,9 +172,15 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
             return Err(Failure::new(USAGE, message));
         }
     }
-    let output = Output::open(options.out.as_deref(), options.format == Format::Table)?;
+    let pseudonyms = Pseudonyms::open(&config, &policy, Missing::Refuse)?;
+    let output = Output::open(options.out.as_deref(), options.format.form())?;
     let output = Mutex::new(output);
-    let take = |record: Record| output.lock().unwrap_or_else(PoisonError::into_inner).write(record);
+    let take = |mut record: Record| {
+        if let Some(pseudonyms) = &pseudonyms {
+            pseudonyms.apply(&mut record);
+        }
+        output.lock().unwrap_or_else(PoisonError::into_inner).write(record);
+    };
     let show_progress = !options.quiet && io::stderr().is_terminal();
     // Who asks for more than records gets it, even where nobody reads these any more.
     let needs_all = options.fail_on.is_some() || options.summary_json.is_some();

@@ -8,6 +8,7 @@ mod inventory;
 mod keys;
 mod lint;
 mod log;
+mod outputs;
 mod reader;
 mod sandbox;
 mod service;
@@ -19,6 +20,7 @@ pub use filter::{FilterError, Instruction, parse_filter};
 pub use inventory::InventoryConfig;
 pub use lint::Finding;
 pub use log::{LOG_FOLDERS, LogConfig, RUN_FOLDER, STATE_FOLDER, StateConfig};
+pub use outputs::{Format, JournalConfig, Only, OutputConfig, PrivacyConfig, When};
 pub use sandbox::SandboxConfig;
 pub use service::{ControlConfig, Listen, MAX_SOCKET_PATH, MetricsConfig, Origin};
 pub use settings::{APPROVAL_FOLDERS, host_name, no_approvals};
@@ -47,6 +49,12 @@ pub struct Config {
     pub policy: PolicyConfig,
     /// Section `records`.
     pub records: RecordsConfig,
+    /// Tables `outputs`.
+    pub outputs: Vec<OutputConfig>,
+    /// Section `journal`.
+    pub journal: JournalConfig,
+    /// Section `privacy`.
+    pub privacy: PrivacyConfig,
     /// Section `state`.
     pub state: StateConfig,
     /// Section `inventory`.
@@ -199,6 +207,15 @@ impl Config {
         }
         if let Some(section) = top.section("records") {
             self.records.take(&section);
+        }
+        if let Some(sections) = top.sections("outputs") {
+            self.outputs = OutputConfig::take_all(&sections);
+        }
+        if let Some(section) = top.section("journal") {
+            self.journal.take(&section);
+        }
+        if let Some(section) = top.section("privacy") {
+            self.privacy.take(&section, !self.flow.home_nets.is_empty());
         }
         if let Some(section) = top.section("control") {
             self.control.take(&section);

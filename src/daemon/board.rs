@@ -14,8 +14,10 @@ use super::coverage::{Coverage, DAY, HOUR, Totals};
 use super::state::{clock, now};
 use crate::capture::{Report, Status, Summary};
 use crate::policy::{Approval, Label, Policy};
+use crate::sink::Losses;
 use crate::sink::inventory;
 use crate::sink::live::LiveView;
+use crate::sink::pseudonym::Pseudonyms;
 use crate::sink::sensor::{ENOUGH_FLOWS, ENOUGH_PACKETS, LinkState, ONE_WAY, SILENT, STANDSTILL, UNREADABLE};
 use crate::sink::usage::Usage;
 use crate::time::Timestamp;
@@ -76,6 +78,9 @@ pub(super) struct Facts {
     pub log: PathBuf,
     pub sensor_log: PathBuf,
     pub kernel_fast_path: bool,
+    /// By the output's name.
+    pub output_losses: Vec<(String, Losses)>,
+    pub pseudonyms: Option<Arc<Pseudonyms>>,
     /// An approval that ends within this is told of.
     pub warn_before: Duration,
 }
@@ -118,6 +123,9 @@ impl Board {
     /// Notes new approvals.
     pub(super) fn set_policy(&self, policy: &Arc<Policy>) {
         *lock(&self.policy) = Arc::clone(policy);
+        if let Some(pseudonyms) = &self.facts.pseudonyms {
+            pseudonyms.set_policy(policy);
+        }
         let ids: std::collections::HashSet<&str> = policy.approvals().iter().map(|approval| &*approval.id).collect();
         self.usage.keep(|id| ids.contains(id));
         let mut reloads = lock(&self.reloads);

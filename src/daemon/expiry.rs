@@ -109,6 +109,8 @@ mod tests {
             log: "l".into(),
             sensor_log: "l".into(),
             kernel_fast_path: false,
+            output_losses: Vec::new(),
+            pseudonyms: None,
             warn_before: 30 * DAY,
         };
         let first = policy(&[("over", "05-31"), ("soon", "06-20"), ("later", "12-31")]);

@@ -8,6 +8,7 @@ mod events;
 mod expiry;
 mod metrics;
 mod opener;
+mod outputs;
 mod place;
 mod records;
 mod reload;
@@ -51,6 +52,7 @@ use crate::policy::Policy;
 use crate::sink::Sink;
 use crate::sink::inventory::{self, Inventory};
 use crate::sink::live::LiveView;
+use crate::sink::pseudonym::{KeyError, Missing, Pseudonyms, key_file};
 use crate::sink::sealed::{LogError, SealedLog, segments};
 use crate::sink::sensor::What;
 use crate::sink::usage::Usage;
@@ -73,6 +75,9 @@ pub enum DaemonError {
     /// A log cannot be written, or not be signed.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// What is to be hidden cannot be.
+    #[error(transparent)]
+    Privacy(#[from] KeyError),
     /// `linewarden ctl` could not ask.
     #[error("control socket: {0}")]
     Control(SocketError),
@@ -130,8 +135,8 @@ pub fn run(config: &Config, origin: &Origin) -> Result<(), DaemonError> {
 pub const SUMMARY_FILE: &str = "summary.json";
 
 async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: Opened) -> Result<(), DaemonError> {
-    let Opened { policy, sources, interfaces: names, interrupts: _interrupts, folder, state, control_socket, metrics } =
-        opened;
+    let Opened { policy, sources, interfaces: names, interrupts: _interrupts, folder, state, .. } = opened;
+    let Opened { control_socket, metrics, pseudonyms, .. } = opened;
     let sensor = config.sensor_name();
     // They have threads of their own, which are to be in the sandbox.
     let open = |name| SealedLog::open(&folder, name, &state, &config.records.log, clock());
@@ -146,9 +151,10 @@ async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: O
     let (control, controls) = mpsc::channel(4);
     let (sensor_control, sensor_controls) = mpsc::channel(4);
     let [gauge, sensor_gauge] = &gauges;
-    let mut others: Vec<Box<dyn Sink>> = vec![Box::new(Arc::clone(&live)), Box::new(Arc::clone(&usage))];
-    let inventory = start_inventory(config, [&folder, &state], &log, &mut others)?;
-    let log = tokio::spawn(run_log(log, interval, others, Arc::clone(gauge), receiver, controls));
+    let mut outputs = outputs::start(config, &folder, (&live, &usage))?;
+    let inventory = start_inventory(config, [&folder, &state], &log, &mut outputs.sinks)?;
+    let run = run_log(log, interval, pseudonyms.clone(), outputs.sinks, Arc::clone(gauge), receiver, controls);
+    let log = tokio::spawn(run);
     let (mut events, said) = Events::new(Arc::clone(&sensor));
     let sensor_log = tokio::spawn(run_events(sensor_log, interval, said, sensor_controls, Arc::clone(sensor_gauge)));
 
@@ -166,6 +172,8 @@ async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: O
         log: log_path.clone(),
         sensor_log: sensor_path,
         kernel_fast_path: workers.iter().any(|worker| worker.counts_elsewhere),
+        output_losses: outputs.losses,
+        pseudonyms,
         warn_before: config.policy.warn_before,
     };
     events.say(What::Start(start(origin, &facts, workers.len())));
@@ -247,6 +255,8 @@ struct Opened {
     state: PathBuf,
     control_socket: Result<Socket, SocketError>,
     metrics: Option<Listener>,
+    /// What outputs do not get to see.
+    pseudonyms: Option<Arc<Pseudonyms>>,
 }
 
 impl Opened {
@@ -266,7 +276,11 @@ impl Opened {
         made.map_err(|source| LogError::State { path: state.clone(), source })?;
         let control_socket = bind_control(config.control.socket.as_deref(), &state).map_err(DaemonError::Control)?;
         let metrics = config.metrics.listen.as_ref().map(Listener::bind).transpose().map_err(DaemonError::Metrics)?;
-        Ok(Self { policy, sources, interfaces, interrupts, folder, state, control_socket, metrics })
+        let pseudonyms = Pseudonyms::open(config, &policy, Missing::Make)?.map(Arc::new);
+        if pseudonyms.is_some() {
+            info!(key = %key_file(config).display(), "home addresses that no approval names are hidden: pseudonyms stand for them");
+        }
+        Ok(Self { policy, sources, interfaces, interrupts, folder, state, control_socket, metrics, pseudonyms })
     }
 }
 

@@ -12,6 +12,7 @@ use super::board::LogGauge;
 use super::clock;
 use crate::record::Record;
 use crate::sink::Sink;
+use crate::sink::pseudonym::Pseudonyms;
 use crate::sink::sealed::SealedLog;
 
 /// What the outputs are told.
@@ -55,10 +56,11 @@ pub(super) fn turns(interval: Duration) -> Interval {
 }
 
 /// Runs until every worker has let go of its way out; gives the log back for its counts. It hears of the time every
-/// `interval`, which is the least that it has on the disk.
+/// `interval`, which is the least that it has on the disk. What `pseudonyms` hide no output gets to see.
 pub(super) async fn run_log(
     mut log: SealedLog,
     interval: Duration,
+    pseudonyms: Option<Arc<Pseudonyms>>,
     mut others: Vec<Box<dyn Sink>>,
     gauge: Arc<LogGauge>,
     mut records: mpsc::Receiver<Record>,
@@ -80,7 +82,10 @@ pub(super) async fn run_log(
                     return log;
                 }
                 block_in_place(|| {
-                    for record in batch.drain(..) {
+                    for mut record in batch.drain(..) {
+                        if let Some(pseudonyms) = &pseudonyms {
+                            pseudonyms.apply(&mut record);
+                        }
                         log.write(&record);
                         others.iter_mut().for_each(|other| other.write(&record));
                     }
@@ -89,9 +94,7 @@ pub(super) async fn run_log(
                 });
             }
             Some(control) = controls.recv() => block_in_place(|| {
-                if matches!(control, Control::Reopen) {
-                    others.iter_mut().for_each(|other| other.reopen(clock()));
-                }
+                others.iter_mut().for_each(|other| other.reopen(clock()));
                 control.obey(&mut log);
             }),
             _ = tick.tick() => block_in_place(|| tick_all(&mut log, &mut others)),

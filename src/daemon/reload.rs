@@ -81,13 +81,14 @@ impl Reloading {
             );
         }
         events.say(What::Policy(in_force(&policy)));
+        // Before the first record that is judged by it.
+        board.set_policy(&policy);
         let taken = workers.iter().map(|worker| {
             let (sender, taken) = oneshot::channel();
             worker.tell(Command::SetPolicy(policy.clone(), sender));
             taken
         });
         let silent = tokio::spawn(silent(taken.collect()));
-        board.set_policy(&policy);
         let answer = ReloadAnswer {
             revision: policy.revision().to_string(),
             before,

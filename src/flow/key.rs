@@ -244,6 +244,21 @@ impl FlowKey {
         }
     }
 
+    /// The key of a flow between the addresses that `map` gives for these, each of the same IP version; and whether the lower
+    /// endpoint is another one then.
+    #[must_use]
+    pub fn between(&self, mut map: impl FnMut(IpAddr) -> IpAddr) -> (Self, bool) {
+        let [low, high] = self.addresses(Sender::Low).map(|address| match map(address) {
+            IpAddr::V4(address) => u128::from(address.to_bits()),
+            IpAddr::V6(address) => address.to_bits(),
+        });
+        let [low_port, high_port] = self.ports;
+        let is_turned = (low, low_port) > (high, high_port);
+        let (addresses, ports) =
+            if is_turned { ([high, low], [high_port, low_port]) } else { ([low, high], self.ports) };
+        (Self { addresses: addresses.map(u128::to_be_bytes), ports, ..*self }, is_turned)
+    }
+
     /// Port fields as seen from `sender`, whatever they hold.
     #[must_use]
     pub const fn raw_ports(&self, sender: Sender) -> [u16; 2] {

@@ -7,6 +7,7 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::identity::{key_state, tunnel_fits, tunnels, wanted_keys};
@@ -148,6 +149,12 @@ impl Policy {
     #[must_use]
     pub fn prefixes(&self) -> usize {
         self.prefixes.len()
+    }
+
+    /// Whether an approval names this address, or a network that holds it.
+    #[must_use]
+    pub fn names(&self, address: IpAddr) -> bool {
+        self.prefixes.longest(address).is_some()
     }
 
     /// From which confidence on a detection is a tunnel.

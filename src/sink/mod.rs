@@ -5,18 +5,27 @@
 //! | `ndjson` | lines of JSON |
 //! | `sealed` | a log of such lines that is rotated, bounded, and can be proved whole |
 //! | `archive` | a closed segment of it into a compressed one |
+//! | `format` | lines of other tools' formats |
+//! | `output` | files beside the log, in any of these |
+//! | `pseudonym` | records that show pseudonyms for home addresses |
 //! | `table` | a table for people |
+//! | `journal` | entries of findings in the journal |
 //! | `live` | the tunnels that are open now |
 //! | `usage` | the use of each approval |
 //! | `inventory` | what was ever seen, in an `SQLite` file |
 //!
-//! `sensor` is the format of what the sensor says of itself.
+//! `sensor` is the format of what the sensor says of itself; `secret` reads and writes the files of keys.
 
 pub mod archive;
+pub mod format;
 pub mod inventory;
+pub mod journal;
 pub mod live;
 pub mod ndjson;
+pub mod output;
+pub mod pseudonym;
 pub mod sealed;
+mod secret;
 pub mod sensor;
 pub mod table;
 pub mod usage;
@@ -25,6 +34,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use self::live::LiveView;
 use self::sealed::Position;
@@ -36,6 +46,9 @@ use crate::time::Timestamp;
 fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
+
+/// How many records a sink could not write, for who tells of it while it runs.
+pub type Losses = Arc<AtomicU64>;
 
 /// What takes records beside the log. What it cannot write it counts, and makes nobody wait.
 pub trait Sink: Send {

@@ -199,7 +199,7 @@ fn what_is_wrong_is_said() {
             "the counts of start and update records are their flow's so far",
         ),
         (&["--reverse"], "--reverse is for rows in an order: add --sort"),
-        (&["--format", "xml"], "[possible values: table, ndjson, csv]"),
+        (&["--format", "xml"], "[possible values: table, ndjson, csv, eve, eve-strict, ecs, zeek]"),
         (&["--count", "--top", "3"], "cannot be used with"),
     ];
     for (arguments, says) in cases {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::stanza::{Stanza, name, text};
-use crate::cli::explain::{Selector, flow_line, list, logged};
+use crate::cli::explain::{Selector, Told, flow_line, list, logged};
 use crate::cli::{Failure, USAGE};
 use crate::detect::{Code, Protocol};
 use crate::policy::Label;
@@ -38,7 +38,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     if histories.len() > 1 {
         return Err(list(&histories, &options.flow, &mut out)?);
     }
-    let Some(record) = histories.values().next().and_then(|history| history.last()) else {
+    let Some(Told { shown: record, .. }) = histories.values().next().and_then(|history| history.last()) else {
         let message = format!("no flow of the log matches `{}`; `linewarden query` lists all", options.flow);
         return Err(Failure::new(USAGE, message));
     };

@@ -45,6 +45,7 @@ impl<'t> Line<'t> {
             None if line.trim().is_empty() => Self::Empty,
             None if line.starts_with('[') => Self::Heading(line),
             None => Self::Key(line),
+            Some(rest) if rest.starts_with('[') => Self::Heading(rest),
             Some(rest) if is_key(&squeezed(rest)) => Self::Key(rest),
             Some(rest) => Self::Comment(rest.strip_prefix(' ').unwrap_or(rest)),
         }

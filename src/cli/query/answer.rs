@@ -3,25 +3,50 @@
 use std::cmp::{Ordering, Reverse};
 use std::io::{self, BufWriter, Stdout, Write};
 
+use bytes::BytesMut;
 use clap::ValueEnum;
 use comfy_table::{Cell, CellAlignment};
 use serde::Serializer;
 
 use super::{By, Options};
+use crate::config::Format;
+use crate::daemon::clock;
 use crate::record::{Kind, Record};
+use crate::sink::format;
 use crate::sink::table::{FlowRows, plain};
 use crate::store::{Field, Groups, Line, Rows, Sums};
 use crate::time::Timestamp;
 
 /// How rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(in crate::cli) enum Form {
+pub(super) enum Form {
     /// For people
     Table,
     /// One JSON object a line; of flows, the record as it stands in the log
     Ndjson,
     /// For spreadsheets
     Csv,
+    /// Suricata's events, with the record as the object `linewarden`
+    Eve,
+    /// Suricata's events, with the fields of its schema alone
+    EveStrict,
+    /// Elastic Common Schema
+    Ecs,
+    /// Zeek's tab-separated values
+    Zeek,
+}
+
+impl Form {
+    /// The format of another tool that this is.
+    pub(super) const fn of_another(self) -> Option<Format> {
+        match self {
+            Self::Table | Self::Ndjson | Self::Csv => None,
+            Self::Eve => Some(Format::Eve),
+            Self::EveStrict => Some(Format::EveStrict),
+            Self::Ecs => Some(Format::Ecs),
+            Self::Zeek => Some(Format::Zeek),
+        }
+    }
 }
 
 /// What is done with rows.
@@ -110,6 +135,14 @@ fn write_row(form: Form, line: &Line<'_>, raw: &[u8], to: &mut Vec<u8>) {
     if form == Form::Ndjson {
         to.extend_from_slice(raw.trim_ascii_end());
         to.push(b'\n');
+        return;
+    }
+    if let Some(format) = form.of_another() {
+        if let Ok(record) = serde_json::from_slice(raw) {
+            let mut text = BytesMut::new();
+            format::encode(format, &record, &mut text);
+            to.extend_from_slice(&text);
+        }
         return;
     }
     let number = |number: Option<u16>| number.map_or_else(String::new, |number| number.to_string());
@@ -222,10 +255,21 @@ impl Answer {
     }
 
     fn header(&mut self) -> io::Result<()> {
-        if self.plan.form == Form::Csv && !std::mem::replace(&mut self.has_header, true) {
+        if std::mem::replace(&mut self.has_header, true) {
+            return Ok(());
+        }
+        if self.plan.form == Form::Csv {
             write_csv(&mut self.to, COLUMNS)?;
         }
-        Ok(())
+        self.edge(format::begin)
+    }
+
+    /// What stands before all rows, or behind them.
+    fn edge(&mut self, of: impl Fn(Format, Timestamp, &mut BytesMut)) -> io::Result<()> {
+        let Some(format) = self.plan.form.of_another() else { return Ok(()) };
+        let mut text = BytesMut::new();
+        of(format, clock(), &mut text);
+        self.to.write_all(&text)
     }
 
     fn print_table(&mut self) -> io::Result<()> {
@@ -240,6 +284,7 @@ impl Answer {
             Work::Write => {
                 self.header()?;
                 self.print_table()?;
+                self.edge(format::end)?;
             }
             Work::Sort(_) => {
                 self.cut();
@@ -264,6 +309,7 @@ impl Answer {
                     }
                 }
                 self.print_table()?;
+                self.edge(format::end)?;
             }
         }
         self.to.flush()
@@ -307,7 +353,7 @@ impl Answer {
                     write_csv(&mut self.to, values.iter().cloned().chain(numbers).chain(times))?;
                 }
             }
-            Form::Table => {
+            _ => {
                 if rows.is_empty() {
                     return Ok(());
                 }

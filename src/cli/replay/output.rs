@@ -7,22 +7,32 @@ use std::path::Path;
 use bytes::BytesMut;
 
 use crate::cli::{FAILED, Failure};
+use crate::config::Format;
 use crate::record::Record;
-use crate::sink::ndjson::encode;
+use crate::sink::format;
 use crate::sink::table::FlowRows;
+use crate::time::Timestamp;
+
+/// How they are written.
+pub(super) enum Form {
+    Lines(Format),
+    Table(FlowRows),
+}
 
 /// Numbers records and writes them; keeps the first error for the end.
 pub(super) struct Output {
     to: Box<dyn Write + Send>,
     path: Option<String>,
-    rows: Option<FlowRows>,
+    form: Form,
     buffer: BytesMut,
+    /// Of the latest record.
+    time: Timestamp,
     written: u64,
     failed: Option<io::Error>,
 }
 
 impl Output {
-    pub(super) fn open(path: Option<&Path>, table: bool) -> Result<Self, Failure> {
+    pub(super) fn open(path: Option<&Path>, form: Form) -> Result<Self, Failure> {
         let to: Box<dyn Write + Send> = match path {
             None => Box::new(BufWriter::with_capacity(1 << 16, io::stdout())),
             Some(path) => {
@@ -34,8 +44,7 @@ impl Output {
             }
         };
         let path = path.map(|path| path.display().to_string());
-        let rows = table.then(FlowRows::default);
-        Ok(Self { to, path, rows, buffer: BytesMut::new(), written: 0, failed: None })
+        Ok(Self { to, path, form, buffer: BytesMut::new(), time: Timestamp::ZERO, written: 0, failed: None })
     }
 
     pub(super) fn write(&mut self, mut record: Record) {
@@ -44,13 +53,21 @@ impl Output {
         if self.failed.is_some() {
             return;
         }
-        let result = if let Some(rows) = &mut self.rows {
-            rows.write(&record);
-            if rows.is_full() { print(rows, &mut self.to) } else { Ok(()) }
-        } else {
-            self.buffer.clear();
-            encode(&record, &mut self.buffer);
-            self.to.write_all(&self.buffer)
+        let result = match &mut self.form {
+            Form::Table(rows) => {
+                rows.write(&record);
+                if rows.is_full() { print(rows, &mut self.to) } else { Ok(()) }
+            }
+            Form::Lines(form) => {
+                self.buffer.clear();
+                self.time = self.time.max(record.time);
+                if self.written == 1 {
+                    // The time of the records, so that a replay always gives the same.
+                    format::begin(*form, self.time, &mut self.buffer);
+                }
+                format::encode(*form, &record, &mut self.buffer);
+                self.to.write_all(&self.buffer)
+            }
         };
         self.failed = result.err();
     }
@@ -67,8 +84,17 @@ impl Output {
 
     /// Writes what is left.
     pub(super) fn finish(mut self) -> Result<(), Failure> {
-        if let (Some(rows), None) = (&mut self.rows, &self.failed) {
-            self.failed = print(rows, &mut self.to).err();
+        if self.failed.is_none() {
+            self.failed = match &mut self.form {
+                Form::Table(rows) => print(rows, &mut self.to).err(),
+                Form::Lines(form) => {
+                    self.buffer.clear();
+                    if self.written > 0 {
+                        format::end(*form, self.time, &mut self.buffer);
+                    }
+                    self.to.write_all(&self.buffer).err()
+                }
+            };
         }
         let result = self.failed.map_or_else(|| self.to.flush(), Err);
         match (result, &self.path) {

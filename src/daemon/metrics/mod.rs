@@ -4,6 +4,7 @@ pub(super) mod http;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -237,6 +238,13 @@ fn outputs(board: &Board, to: &mut Families<'_>) -> fmt::Result {
         "Lines that wait for the disk",
         None,
         logs.map(|(log, gauge, _)| (of(log), float(gauge.waiting()))),
+    )?;
+    let outputs = board.facts.output_losses.iter();
+    to.counters(
+        "output_lines_lost",
+        "Lines that an output beside the log could not write; the log has them",
+        None,
+        outputs.map(|(name, lost)| (vec![("output", name.as_str())], lost.load(Ordering::Relaxed))),
     )?;
     to.gauges(
         "log_failing",

@@ -2,10 +2,9 @@
 //! (RFC 8032) in the PEM files of RFC 8410, as `openssl` reads them.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -14,6 +13,8 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::seal::Hash;
+pub use crate::sink::secret::KeyError;
+use crate::sink::secret::{MAX_FILE, Owner, Secret, random};
 
 /// The secret key's file in the state folder.
 pub const SECRET_FILE: &str = "sensor.key";
@@ -27,8 +28,6 @@ const SECRET_PREFIX: [u8; 16] =
 const PUBLIC_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 const SECRET_LABEL: &str = "PRIVATE KEY";
 const PUBLIC_LABEL: &str = "PUBLIC KEY";
-/// Files larger than this hold no key.
-const MAX_FILE: u64 = 4096;
 
 /// Signs.
 pub struct SensorKey(SigningKey);
@@ -37,86 +36,35 @@ pub struct SensorKey(SigningKey);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicKey(VerifyingKey);
 
-/// Why there is no key.
-#[derive(Debug, thiserror::Error)]
-pub enum KeyError {
-    /// The system refused.
-    #[error("{path}: the sensor's key cannot be {what}: {source}")]
-    System {
-        /// Which file.
-        path: PathBuf,
-        /// `read` or `written`.
-        what: &'static str,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// It is there, and must not be used.
-    #[error("{path} {what}")]
-    Refused {
-        /// Which file.
-        path: PathBuf,
-        /// Why, and what to do.
-        what: String,
-    },
-}
+/// What messages call it.
+const OWN: Secret = Secret { whose: "the sensor's key", does: "signs the log", owner: Owner::Own };
 
 impl SensorKey {
     /// A new one, from the system's random numbers.
     pub fn generate() -> io::Result<Self> {
-        let mut secret = Zeroizing::new([0; 32]);
-        getrandom::fill(secret.as_mut_slice()).map_err(|error| io::Error::other(error.to_string()))?;
-        Ok(Self(SigningKey::from_bytes(&secret)))
+        Ok(Self(SigningKey::from_bytes(&*random()?)))
     }
 
     /// The key in a folder, made there where none is; `sensor.pub` beside it is made to match.
     pub fn load_or_make(folder: &Path) -> Result<Self, KeyError> {
         let path = folder.join(SECRET_FILE);
-        let key = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path) {
-            Ok(file) => Self::read(&path, file)?,
-            Err(source) if source.kind() == io::ErrorKind::NotFound => {
-                let key = Self::generate().map_err(|source| written(&path, source))?;
-                let text = pem(SECRET_LABEL, &SECRET_PREFIX, key.0.as_bytes());
-                write(&path, text.as_bytes(), 0o600).map_err(|source| written(&path, source))?;
-                key
-            }
-            Err(source) => return Err(KeyError::System { path, what: "read", source }),
+        // Whoever can read it can sign another log in the sensor's name.
+        let key = if let Some(text) = OWN.read(&path)? {
+            let secret = from_pem(&text, SECRET_LABEL, &SECRET_PREFIX).map(Zeroizing::new);
+            let what = "holds no Ed25519 key: put the right one back, or take it away, and a new key is made";
+            let secret = secret.ok_or_else(|| KeyError::Refused { path, what: what.into() })?;
+            Self(SigningKey::from_bytes(&secret))
+        } else {
+            let key = Self::generate().map_err(|source| OWN.failed(&path, "written", source))?;
+            let text = pem(SECRET_LABEL, &SECRET_PREFIX, key.0.as_bytes());
+            OWN.write(&path, text.as_bytes(), 0o600)?;
+            key
         };
         let (path, text) = (folder.join(PUBLIC_FILE), key.public().to_string());
         if std::fs::read(&path).ok().as_deref() != Some(text.as_bytes()) {
-            write(&path, text.as_bytes(), 0o644).map_err(|source| written(&path, source))?;
+            OWN.write(&path, text.as_bytes(), 0o644)?;
         }
         Ok(key)
-    }
-
-    fn read(path: &Path, file: File) -> Result<Self, KeyError> {
-        let refused = |what| KeyError::Refused { path: path.to_owned(), what };
-        let system = |source| KeyError::System { path: path.to_owned(), what: "read", source };
-        let metadata = file.metadata().map_err(system)?;
-        let mode = metadata.mode() & 0o7777;
-        if !metadata.is_file() {
-            return Err(refused("is not a file: take it away, and a new key is made".into()));
-        }
-        // Whoever can read it can sign another log in the sensor's name.
-        if mode & 0o077 != 0 {
-            return Err(refused(format!(
-                "is open to other users (mode {mode:04o}), and signs the log: if nobody has read it run `chmod 600 {}`, else take it away, and a new key is made",
-                path.display()
-            )));
-        }
-        let own = rustix::process::geteuid().as_raw();
-        if ![0, own].contains(&metadata.uid()) {
-            return Err(refused(format!(
-                "belongs to user {}, who is neither root nor the user that runs this ({own}): chown it",
-                metadata.uid()
-            )));
-        }
-        let mut text = Zeroizing::new(String::new());
-        file.take(MAX_FILE).read_to_string(&mut text).map_err(system)?;
-        let secret = from_pem(&text, SECRET_LABEL, &SECRET_PREFIX).map(Zeroizing::new);
-        let secret = secret.ok_or_else(|| {
-            refused("holds no Ed25519 key: put the right one back, or take it away, and a new key is made".into())
-        })?;
-        Ok(Self(SigningKey::from_bytes(&secret)))
     }
 
     /// Signs a message.
@@ -145,7 +93,7 @@ impl PublicKey {
         let read = File::open(path).and_then(|file| file.take(MAX_FILE).read_to_string(&mut text));
         match read {
             Err(source) if source.kind() != io::ErrorKind::InvalidData => {
-                return Err(KeyError::System { path: path.to_owned(), what: "read", source });
+                return Err(OWN.failed(path, "read", source));
             }
             _ => {}
         }
@@ -187,10 +135,6 @@ impl fmt::Display for PublicKey {
     }
 }
 
-fn written(path: &Path, source: io::Error) -> KeyError {
-    KeyError::System { path: path.to_owned(), what: "written", source }
-}
-
 fn pem(label: &str, prefix: &[u8], key: &[u8; 32]) -> Zeroizing<String> {
     let octets = Zeroizing::new([prefix, key.as_slice()].concat());
     let text = Zeroizing::new(STANDARD.encode(&*octets));
@@ -204,23 +148,9 @@ fn from_pem(text: &str, label: &str, prefix: &[u8]) -> Option<[u8; 32]> {
     octets.strip_prefix(prefix)?.try_into().ok()
 }
 
-/// Whole or not at all, and on the disk.
-fn write(path: &Path, octets: &[u8], mode: u32) -> io::Result<()> {
-    let beside = path.with_extension("new");
-    match std::fs::remove_file(&beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
-    file.write_all(octets)?;
-    file.sync_all()?;
-    std::fs::rename(&beside, path)?;
-    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
 
