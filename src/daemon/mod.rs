@@ -49,8 +49,6 @@ use crate::capture::{
 };
 use crate::config::{Backend, Config, ConfigError, Origin, no_approvals};
 use crate::policy::Policy;
-use crate::sink::Sink;
-use crate::sink::inventory::{self, Inventory};
 use crate::sink::live::LiveView;
 use crate::sink::pseudonym::{KeyError, Missing, Pseudonyms, key_file};
 use crate::sink::sealed::{LogError, SealedLog, segments};
@@ -151,8 +149,7 @@ async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: O
     let (control, controls) = mpsc::channel(4);
     let (sensor_control, sensor_controls) = mpsc::channel(4);
     let [gauge, sensor_gauge] = &gauges;
-    let mut outputs = outputs::start(config, &folder, (&live, &usage))?;
-    let inventory = start_inventory(config, [&folder, &state], &log, &mut outputs.sinks)?;
+    let outputs = outputs::start(config, [&folder, &state], &log, (&live, &usage))?;
     let run = run_log(log, interval, pseudonyms.clone(), outputs.sinks, Arc::clone(gauge), receiver, controls);
     let log = tokio::spawn(run);
     let (mut events, said) = Events::new(Arc::clone(&sensor));
@@ -180,7 +177,7 @@ async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: O
     breaks.into_iter().for_each(|found| events.say(What::LogBreak(found)));
     events.say(What::Policy(in_force(&policy)));
     let statuses = workers.iter().map(|worker| Arc::clone(&worker.status)).collect();
-    let board = Arc::new(Board::new(facts, statuses, live, usage, gauges, inventory, policy));
+    let board = Arc::new(Board::new(facts, statuses, live, usage, gauges, outputs.inventory, policy));
 
     let (asker, mut asks) = mpsc::channel(4);
     let mut servers = start_servers(config, control_socket, metrics, (&board, &asker));
@@ -282,30 +279,6 @@ impl Opened {
         }
         Ok(Self { policy, sources, interfaces, interrupts, folder, state, control_socket, metrics, pseudonyms })
     }
-}
-
-/// What keeps the inventory, where one is wanted.
-fn start_inventory(
-    config: &Config,
-    [folder, state]: [&PathBuf; 2],
-    log: &SealedLog,
-    others: &mut Vec<Box<dyn Sink>>,
-) -> Result<Option<Arc<inventory::Gauge>>, DaemonError> {
-    if !config.inventory.enabled {
-        return Ok(None);
-    }
-    let settings = inventory::Settings {
-        folder: folder.clone(),
-        log: FLOW_LOG.to_owned(),
-        state: state.clone(),
-        rows: config.inventory.tunnels,
-        keep_for: config.records.log.keep_for,
-    };
-    let started = Inventory::spawn(settings, &log.position(), clock());
-    let (inventory, gauge) =
-        started.map_err(|source| DaemonError::System { what: "start the inventory's thread", source })?;
-    others.push(Box::new(inventory));
-    Ok(Some(gauge))
 }
 
 /// What answers others, until it is shut down.
