@@ -1,14 +1,19 @@
 //! What a record costs the log's task: its JSON, the hash of it, and the system call; on a file system in memory where there
-//! is one, since the disk is the keeper's thread's matter.
+//! is one, since the disk is the keeper's thread's matter. And what it costs the inventory's thread, which reads it there.
 #![allow(clippy::unwrap_used, clippy::missing_docs_in_private_items, missing_docs, reason = "a bench")]
 
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::BytesMut;
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use linewarden::config::LogConfig;
 use linewarden::daemon::clock;
-use linewarden::record::Record;
+use linewarden::flow::FlowId;
+use linewarden::policy::Label;
+use linewarden::record::{Kind, Record};
+use linewarden::sink::Sink;
+use linewarden::sink::inventory::{self, Inventory, Settings};
 use linewarden::sink::ndjson::encode;
 use linewarden::sink::sealed::SealedLog;
 
@@ -58,5 +63,60 @@ fn log(criterion: &mut Criterion) {
     assert_eq!(log.lost() + log.waiting(), 0);
 }
 
-criterion_group!(benches, log);
+/// A log of so many records, and an inventory made of it.
+fn an_inventory(criterion: &mut Criterion) {
+    const RECORDS: usize = 100_000;
+    let (tunnels, others): (Vec<_>, Vec<_>) =
+        records().into_iter().partition(|record| record.verdict != Label::Other && record.kind == Kind::End);
+    let mut group = criterion.benchmark_group("inventory");
+    group.throughput(Throughput::Elements(RECORDS as u64)).sample_size(10);
+    for (name, records, fresh) in [
+        ("of other flows", &others, false),
+        ("of tunnels, ended", &tunnels, false),
+        ("of tunnels, open", &tunnels, true),
+    ] {
+        let memory = Path::new("/dev/shm");
+        let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
+        let [log_folder, state] = ["log", "state"].map(|name| folder.path().join(name));
+        let config = LogConfig { compress: false, ..LogConfig::default() };
+        let mut log = SealedLog::open(&log_folder, "linewarden", &state, &config, clock()).unwrap();
+        let at_start = log.position().segment;
+        for (number, record) in records.iter().cycle().take(RECORDS).enumerate() {
+            let mut record = record.clone();
+            record.flow_id = FlowId::Number(number as u64);
+            if fresh {
+                record.kind = Kind::Update;
+            } else if record.verdict == Label::Other {
+                record.kind = Kind::End;
+            }
+            log.write(&record);
+        }
+        log.tick(clock());
+        assert_eq!(at_start, log.position().segment);
+        let settings = Settings {
+            folder: log_folder,
+            log: "linewarden".to_owned(),
+            state: state.clone(),
+            rows: 100_000,
+            keep_for: Duration::from_hours(24 * 36_500),
+        };
+        group.bench_function(name, |bencher| {
+            let remove = || drop(std::fs::remove_file(state.join(inventory::FILE)));
+            bencher.iter_batched(
+                remove,
+                |()| {
+                    let (mut inventory, gauge) = Inventory::spawn(settings.clone(), &log.position(), clock()).unwrap();
+                    while gauge.lines() < RECORDS as u64 {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    inventory.close(clock());
+                },
+                BatchSize::PerIteration,
+            );
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, log, an_inventory);
 criterion_main!(benches);

@@ -204,6 +204,7 @@ fn wrong_settings_are_named_with_place_text_and_remedy() {
         ("[metrics]\nlisten = \"[2001:db8::1]:9470\"", "2001:db8::1 is no loopback address"),
         ("[metrics]\nlisten = \"localhost:9470\"", "write \"unix:/run/linewarden/metrics.sock\", \"127.0.0.1:9470\""),
         ("[metrics]\nlisten = \"127.0.0.1:0\"", "port 0 is any port"),
+        ("[inventory]\ntunnels = 10", "inventory.tunnels is 10: write a whole number of tunnels from 1000 to 10000000"),
         ("[metrics]\nlisten = \"unix:\"", "write \"unix:/run"),
         ("[records\n", "t.toml:1:"),
         ("sensor = 1\n[flow]\nidle = 1\n", "flow.idle is not a known key"),

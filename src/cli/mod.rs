@@ -9,6 +9,7 @@ mod diff_policy;
 mod explain;
 mod generate;
 mod interfaces;
+mod inventory;
 mod open_rings;
 mod pseudonym;
 mod query;
@@ -61,6 +62,19 @@ enum Command {
     /// commas, means any of these.
     #[command(verbatim_doc_comment)]
     Query(Box<query::Options>),
+    /// List every tunnel, circuit and use of an approval that was ever seen
+    ///
+    /// From the inventory that the daemon keeps beside the log; it may run meanwhile. Each flow counts once, by its `end`
+    /// record or its latest, as `query` counts it. A tunnel is what goes between two addresses by one protocol and, where
+    /// there are ports, to one port of the server; `a` is the lower address, and `ab` the way from it to `b`.
+    ///
+    /// For example, unapproved tunnels to one network, and what each approval was used for; the file is SQLite, too:
+    ///   linewarden inventory --label unapproved_vpn_tunnel --peer 198.51.100.0/24
+    ///   linewarden inventory approvals --format csv
+    ///   sqlite3 -readonly /var/lib/linewarden/inventory.sqlite 'SELECT * FROM tunnels'
+    #[expect(clippy::doc_markdown, reason = "it is shown as it stands")]
+    #[command(verbatim_doc_comment)]
+    Inventory(Box<inventory::Options>),
     /// Say which logged flows would get another verdict by other approvals
     ///
     /// Every flow of the log is judged again by both sets, by what its last record says and at the time of its last
@@ -211,6 +225,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Explain(options) => explain::run(&options),
         Command::VerifyLog(options) => verify_log::run(&options),
         Command::Query(options) => query::run(&options),
+        Command::Inventory(options) => inventory::run(&options),
         Command::Report(options) => report::run(&options),
         Command::DiffPolicy(options) => diff_policy::run(&options),
         Command::Pseudonym(options) => pseudonym::run(&options),

@@ -127,19 +127,21 @@ pub(super) enum By {
 }
 
 /// A parser of names that shows them all in the help and where one is wrong.
-fn named<T: Copy + Send + Sync + 'static>(names: Vec<(&'static str, T)>) -> impl TypedValueParser<Value = T> {
+pub(super) fn named<T: Copy + Send + Sync + 'static>(
+    names: Vec<(&'static str, T)>,
+) -> impl TypedValueParser<Value = T> {
     PossibleValuesParser::new(names.iter().map(|(name, _)| *name)).try_map(move |given| {
         let known = names.iter().find(|(name, _)| **name == *given);
         known.map(|(_, value)| *value).ok_or("is not one of them")
     })
 }
 
-fn protocols() -> impl Iterator<Item = &'static str> {
+pub(super) fn protocols() -> impl Iterator<Item = &'static str> {
     Protocol::ALL.iter().map(|protocol| protocol.name()).chain([crate::sink::archive::index::NO_TUNNEL])
 }
 
 /// An address is the network of itself alone.
-fn network(text: &str) -> Result<IpNet, &'static str> {
+pub(super) fn network(text: &str) -> Result<IpNet, &'static str> {
     let network =
         text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(|address| address.to_canonical().into()));
     network.map(|network| network.trunc()).map_err(|_| "write an address or a network, as 198.51.100.0/24")

@@ -4,6 +4,7 @@
 mod approvals;
 mod decapsulate;
 mod filter;
+mod inventory;
 mod keys;
 mod lint;
 mod log;
@@ -16,6 +17,7 @@ mod settings;
 pub use approvals::Approvals;
 pub use decapsulate::mirror_name;
 pub use filter::{FilterError, Instruction, parse_filter};
+pub use inventory::InventoryConfig;
 pub use lint::Finding;
 pub use log::{LOG_FOLDERS, LogConfig, RUN_FOLDER, STATE_FOLDER, StateConfig};
 pub use outputs::{Format, JournalConfig, Only, OutputConfig, PrivacyConfig, When};
@@ -55,6 +57,8 @@ pub struct Config {
     pub privacy: PrivacyConfig,
     /// Section `state`.
     pub state: StateConfig,
+    /// Section `inventory`.
+    pub inventory: InventoryConfig,
     /// Section `control`.
     pub control: ControlConfig,
     /// Section `metrics`.
@@ -224,6 +228,9 @@ impl Config {
         }
         if let Some(section) = top.section("state") {
             self.state.take(&section);
+        }
+        if let Some(section) = top.section("inventory") {
+            self.inventory.take(&section);
         }
         top.finish();
     }

@@ -7,14 +7,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::control::protocol::{
-    ApprovalAnswer, ApprovalState, Evidence, Expiring, InterfaceAnswer, LiveCounts, LogAnswer, PolicyAnswer,
-    RecordsAnswer, ReloadsAnswer, StatusAnswer, WorkerAnswer,
+    ApprovalAnswer, ApprovalState, Evidence, Expiring, InterfaceAnswer, InventoryAnswer, LiveCounts, LogAnswer,
+    PolicyAnswer, RecordsAnswer, ReloadsAnswer, StatusAnswer, WorkerAnswer,
 };
 use super::coverage::{Coverage, DAY, HOUR, Totals};
 use super::state::{clock, now};
 use crate::capture::{Report, Status, Summary};
 use crate::policy::{Approval, Label, Policy};
 use crate::sink::Losses;
+use crate::sink::inventory;
 use crate::sink::live::LiveView;
 use crate::sink::pseudonym::Pseudonyms;
 use crate::sink::sealed::{Health, SealedLog};
@@ -111,6 +112,8 @@ pub(super) struct Board {
     pub usage: Arc<Usage>,
     pub log: Arc<LogGauge>,
     pub sensor_log: Arc<LogGauge>,
+    /// `None`: there is none.
+    pub inventory: Option<Arc<inventory::Gauge>>,
     policy: Mutex<Arc<Policy>>,
     reloads: Mutex<Reloads>,
     coverage: Mutex<Coverage>,
@@ -123,13 +126,14 @@ impl Board {
         live: Arc<LiveView>,
         usage: Arc<Usage>,
         [log, sensor_log]: [Arc<LogGauge>; 2],
+        inventory: Option<Arc<inventory::Gauge>>,
         policy: Arc<Policy>,
     ) -> Self {
         let coverage = Mutex::new(Coverage::new(&facts.interfaces, facts.started));
         let reloads =
             Reloads { succeeded: 0, failed: 0, last_success: facts.started, last_failure: None, is_failed: false };
         let (policy, reloads) = (Mutex::new(policy), Mutex::new(reloads));
-        Self { facts, workers, live, usage, log, sensor_log, policy, reloads, coverage }
+        Self { facts, workers, live, usage, log, sensor_log, inventory, policy, reloads, coverage }
     }
 
     pub(super) fn policy(&self) -> Arc<Policy> {
@@ -226,6 +230,12 @@ impl Board {
             records,
             log,
             sensor_log,
+            inventory: self.inventory.as_ref().map(|inventory| InventoryAnswer {
+                path: inventory.path().display().to_string(),
+                tunnels: inventory.rows(),
+                evicted: inventory.evicted(),
+                error: inventory.error(),
+            }),
             policy: self.policy_answer(time),
             reloads: ReloadsAnswer {
                 succeeded: reloads.succeeded,

@@ -114,7 +114,7 @@ mod tests {
             warn_before: 30 * DAY,
         };
         let first = policy(&[("over", "05-31"), ("soon", "06-20"), ("later", "12-31")]);
-        let board = Board::new(facts, Vec::new(), Arc::default(), Arc::default(), Default::default(), first);
+        let board = Board::new(facts, Vec::new(), Arc::default(), Arc::default(), Default::default(), None, first);
         let (mut events, mut said) = Events::new("s".into());
         let mut expiry = Expiry::default();
         let start: Timestamp = "2027-06-01T00:00:00Z".parse().unwrap();

@@ -149,7 +149,7 @@ async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: O
     let (control, controls) = mpsc::channel(4);
     let (sensor_control, sensor_controls) = mpsc::channel(4);
     let [gauge, sensor_gauge] = &gauges;
-    let outputs = outputs::start(config, &folder, (&live, &usage))?;
+    let outputs = outputs::start(config, [&folder, &state], &log, (&live, &usage))?;
     let run = run_log(log, interval, pseudonyms.clone(), outputs.sinks, Arc::clone(gauge), receiver, controls);
     let log = tokio::spawn(run);
     let (mut events, said) = Events::new(Arc::clone(&sensor));
@@ -177,7 +177,7 @@ async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: O
     breaks.into_iter().for_each(|found| events.say(What::LogBreak(found)));
     events.say(What::Policy(in_force(&policy)));
     let statuses = workers.iter().map(|worker| Arc::clone(&worker.status)).collect();
-    let board = Arc::new(Board::new(facts, statuses, live, usage, gauges, policy));
+    let board = Arc::new(Board::new(facts, statuses, live, usage, gauges, outputs.inventory, policy));
 
     let (asker, mut asks) = mpsc::channel(4);
     let mut servers = start_servers(config, control_socket, metrics, (&board, &asker));

@@ -1,36 +1,42 @@
 //! Starts what takes records beside the log, as the settings ask for it.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tracing::{info, warn};
 
 use super::{DaemonError, clock};
 use crate::config::{Config, When};
+use crate::sink::inventory::{self, Inventory};
 use crate::sink::journal::{Journal, SOCKET};
 use crate::sink::live::LiveView;
 use crate::sink::output::FileOutput;
+use crate::sink::sealed::SealedLog;
 use crate::sink::usage::Usage;
 use crate::sink::{Losses, Sink};
+use crate::store::FLOW_LOG;
 
 /// What was started.
 pub(super) struct Outputs {
     pub sinks: Vec<Box<dyn Sink>>,
     /// What each of them lost, by its name.
     pub losses: Vec<(String, Losses)>,
+    /// What the inventory tells of itself; `None`: there is none.
+    pub inventory: Option<Arc<inventory::Gauge>>,
 }
 
 /// Starts them; the views that the daemon tells from are the first.
 pub(super) fn start(
     config: &Config,
-    folder: &Path,
+    [folder, state]: [&PathBuf; 2],
+    log: &SealedLog,
     (live, usage): (&Arc<LiveView>, &Arc<Usage>),
 ) -> Result<Outputs, DaemonError> {
     let failed = |source| DaemonError::System { what: "start an output", source };
     let now = clock();
     let sinks: Vec<Box<dyn Sink>> = vec![Box::new(Arc::clone(live)), Box::new(Arc::clone(usage))];
-    let mut started = Outputs { sinks, losses: Vec::new() };
+    let mut started = Outputs { sinks, losses: Vec::new(), inventory: None };
     for output in &config.outputs {
         info!(file = output.file, format = output.format.name(), "records are written there, too");
         let file = FileOutput::start(folder, output, now).map_err(failed)?;
@@ -50,6 +56,18 @@ pub(super) fn start(
         if !Path::new(SOCKET).exists() {
             warn!(path = SOCKET, "no journal listens there yet: findings are counted until one does");
         }
+    }
+    if config.inventory.enabled {
+        let settings = inventory::Settings {
+            folder: folder.clone(),
+            log: FLOW_LOG.to_owned(),
+            state: state.clone(),
+            rows: config.inventory.tunnels,
+            keep_for: config.records.log.keep_for,
+        };
+        let (inventory, gauge) = Inventory::spawn(settings, &log.position(), now).map_err(failed)?;
+        started.sinks.push(Box::new(inventory));
+        started.inventory = Some(gauge);
     }
     Ok(started)
 }

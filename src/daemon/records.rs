@@ -84,7 +84,10 @@ pub(super) async fn run_log(
                 if taken == 0 {
                     block_in_place(|| {
                         log.close(clock());
-                        others.iter_mut().for_each(|other| other.close(clock()));
+                        for other in &mut others {
+                            other.logged(&log.position());
+                            other.close(clock());
+                        }
                     });
                     return log;
                 }
@@ -112,5 +115,8 @@ pub(super) async fn run_log(
 
 fn tick_all(log: &mut SealedLog, others: &mut [Box<dyn Sink>], opened: Instant) {
     let now = tick_log(log, opened);
-    others.iter_mut().for_each(|other| other.tick(now));
+    for other in others {
+        other.logged(&log.position());
+        other.tick(now);
+    }
 }

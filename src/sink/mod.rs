@@ -12,11 +12,13 @@
 //! | `journal` | entries of findings in the journal |
 //! | `live` | the tunnels that are open now |
 //! | `usage` | the use of each approval |
+//! | `inventory` | what was ever seen, in an `SQLite` file |
 //!
 //! `sensor` is the format of what the sensor says of itself; `secret` reads and writes the files of keys.
 
 pub mod archive;
 pub mod format;
+pub mod inventory;
 pub mod journal;
 pub mod live;
 pub mod ndjson;
@@ -35,6 +37,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use self::live::LiveView;
+use self::sealed::Position;
 use self::usage::Usage;
 use crate::record::Record;
 use crate::time::Timestamp;
@@ -51,6 +54,9 @@ pub type Losses = Arc<AtomicU64>;
 pub trait Sink: Send {
     /// Takes a record.
     fn write(&mut self, record: &Record);
+
+    /// The log has whole lines up to there; comes before each [`Self::tick`] and [`Self::close`].
+    fn logged(&mut self, _log: &Position<'_>) {}
 
     /// A batch of records is in the log, or some time has passed.
     fn tick(&mut self, _now: Timestamp) {}

@@ -10,11 +10,12 @@ use crate::common::command::{
     approval, approved, assert_says, capture, closed_pipe, done_with_stdout, folder, linewarden, run,
 };
 
-const COMMANDS: [&str; 10] = [
+const COMMANDS: [&str; 11] = [
     "run",
     "replay",
     "explain",
     "query",
+    "inventory",
     "diff-policy",
     "check-config",
     "approvals",

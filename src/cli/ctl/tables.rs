@@ -90,6 +90,12 @@ fn text(status: &StatusAnswer) -> String {
     );
     let state = if log.is_failing { "CANNOT BE WRITTEN" } else { "is written" };
     line("log", &format!("{} {state}, {}", log.path, log.octets.map_or_else(|| "gone".to_owned(), octets)));
+    if let Some(inventory) = &status.inventory {
+        let evicted =
+            if inventory.evicted > 0 { format!(", {} went to make room", inventory.evicted) } else { String::new() };
+        let state = inventory.error.as_ref().map_or_else(String::new, |error| format!(", CANNOT BE KEPT NOW: {error}"));
+        line("inventory", &format!("{}, {} tunnels and circuits{evicted}{state}", inventory.path, inventory.tunnels));
+    }
     let policy = &status.policy;
     line(
         "approvals",

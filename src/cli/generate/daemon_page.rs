@@ -29,7 +29,10 @@ const SECTIONS: [(&str, &[(&str, &str)]); 6] = [
                 "Approvals; see linewarden-approvals(5). Readable by the group linewarden.",
             ),
             ("/var/log/linewarden", "Records and summary.json. Removed with the package's purge only."),
-            ("/var/lib/linewarden", "State."),
+            (
+                "/var/lib/linewarden",
+                "State: the key that signs the log, its latest signed seals, and inventory.sqlite.",
+            ),
             ("/run/linewarden", "Of the running daemon."),
         ],
     ),

@@ -200,6 +200,9 @@ pub struct StatusAnswer {
     pub log: LogAnswer,
     /// The log of what the sensor says of itself.
     pub sensor_log: LogAnswer,
+    /// What is kept of every tunnel; null where that is off.
+    #[serde(default)]
+    pub inventory: Option<InventoryAnswer>,
     /// Approvals.
     pub policy: PolicyAnswer,
     /// How they were read.
@@ -296,6 +299,19 @@ pub struct LogAnswer {
     pub harmed_at: Option<Timestamp>,
     /// Octets in the file; null where it is gone.
     pub octets: Option<u64>,
+}
+
+/// The inventory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InventoryAnswer {
+    /// Its file.
+    pub path: String,
+    /// Tunnels and circuits in it, each once for every approval and path.
+    pub tunnels: u64,
+    /// Those that went to make room.
+    pub evicted: u64,
+    /// Why it cannot be kept now; null where it can.
+    pub error: Option<String>,
 }
 
 /// Approvals.

@@ -19,6 +19,7 @@ use crate::audit::{Counters, tunnel_index};
 use crate::detect::Protocol;
 use crate::flow::Rank;
 use crate::policy::Label;
+use crate::sink::inventory;
 use crate::sink::sensor::LinkState;
 use crate::time::Timestamp;
 use crate::wire::ParseError;
@@ -270,7 +271,38 @@ fn outputs(board: &Board, to: &mut Families<'_>) -> fmt::Result {
         logs.map(|(log, gauge, _)| (of(log), gauge.health().harmed)),
     )?;
     let sizes = logs.into_iter().filter_map(|(log, _, path)| Some((of(log), float(octets_of(path)?))));
-    to.gauges("log_file", "Size of the file that is written now", BYTES, sizes)
+    to.gauges("log_file", "Size of the file that is written now", BYTES, sizes)?;
+    board.inventory.as_ref().map_or(Ok(()), |inventory| of_inventory(inventory, to))
+}
+
+fn of_inventory(inventory: &inventory::Gauge, to: &mut Families<'_>) -> fmt::Result {
+    to.counter("inventory_records", "Lines of the log that the inventory took", None, inventory.lines())?;
+    to.counter("inventory_errors", "Times that the inventory could not be read or written", None, inventory.errors())?;
+    to.gauge(
+        "inventory_failing",
+        "1 where the inventory cannot be kept now",
+        None,
+        truth(inventory.error().is_some()),
+    )?;
+    to.gauge(
+        "inventory_tunnels",
+        "Tunnels and circuits in the inventory, each once for every approval and path",
+        None,
+        float(inventory.rows()),
+    )?;
+    to.counter("inventory_evicted", "Those that ever went to make room for others", None, inventory.evicted())?;
+    to.counter(
+        "inventory_left_out_records",
+        "Records of open flows that found no room, whose flows count when they end",
+        None,
+        inventory.left_out(),
+    )?;
+    to.counter(
+        "inventory_damaged_lines",
+        "Lines or parts of the log that the inventory could not read",
+        None,
+        inventory.damaged(),
+    )
 }
 
 fn workers(board: &Board, to: &mut Families<'_>) -> fmt::Result {

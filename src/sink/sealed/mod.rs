@@ -132,6 +132,17 @@ pub struct SealedLog {
     retained: Timestamp,
 }
 
+/// Up to where a log goes: whole lines that the system has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position<'a> {
+    /// The segment that is written now.
+    pub segment: u64,
+    /// Its octets.
+    pub octets: u64,
+    /// Its file.
+    pub path: &'a Path,
+}
+
 /// While the disk refuses, this many octets of records wait for it; later ones are lost and counted.
 const MAX_PENDING: usize = 8 << 20;
 /// Written at once at least.
@@ -418,6 +429,12 @@ impl SealedLog {
     #[must_use]
     pub const fn waiting(&self) -> u64 {
         self.waiting
+    }
+
+    /// Up to where it goes.
+    #[must_use]
+    pub fn position(&self) -> Position<'_> {
+        Position { segment: self.segment, octets: self.end, path: &self.path }
     }
 
     /// The file that is written.
