@@ -4,6 +4,9 @@
 
 mod common;
 
+#[path = "log/forged.rs"]
+mod forged;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};

@@ -172,9 +172,12 @@ impl Verification<'_> {
     }
 
     fn claim(&mut self, path: &Path, named: Option<u64>) -> Option<Claim> {
-        let mut claim = None::<Claim>;
+        let (mut claim, mut before) = (None::<Claim>, None);
         let read = segments::read_seals(path, |line| {
-            let Ok((seal, _)) = line.seal else { return };
+            let Ok((seal, body)) = line.seal else { return };
+            // The signature is over the chain: it vouches for what the seal says only where the chain is over that.
+            let is_chained = before.is_some_and(|chain| Chain::next(chain, &body) == seal.chain);
+            before = Some(seal.chain);
             let claim = claim.get_or_insert_with(|| Claim {
                 seals: path.to_owned(),
                 data: None,
@@ -188,7 +191,11 @@ impl Verification<'_> {
             if seal.octets > 0 && claim.first_batch.is_none() {
                 claim.first_batch = Some((seal.octets, seal.sha256));
             }
-            if seal.kind == Kind::Removed && seal.head(&self.log).is_some_and(|head| head.is_signed_by(self.means.keys))
+            let is_kept = |removed_to| seal.segment > removed_to && named.is_none_or(|named| named > removed_to);
+            if seal.kind == Kind::Removed
+                && is_chained
+                && seal.removed_to.is_some_and(is_kept)
+                && seal.head(&self.log).is_some_and(|head| head.is_signed_by(self.means.keys))
             {
                 claim.removed = Some(seal.clone());
             }
@@ -262,9 +269,9 @@ impl Verification<'_> {
 
     /// What the first segment that is there must follow from.
     fn beginning(&mut self, number: u64, first: &Seal, removed: Option<&Seal>) -> Option<(u64, Hash)> {
-        let said = removed.filter(|seal| seal.removed_to == Some(number - 1)).and_then(|seal| seal.removed_chain);
+        let said = removed.filter(|seal| seal.removed_to == number.checked_sub(1)).and_then(|seal| seal.removed_chain);
         if let Some(chain) = said {
-            return Some((first.seal - 1, chain));
+            return Some((first.seal.saturating_sub(1), chain));
         }
         let from = removed.and_then(|seal| seal.removed_to).unwrap_or(0) + 1;
         let text = format!(
@@ -325,7 +332,7 @@ impl Verification<'_> {
                 head.total_records.saturating_sub(there)
             );
             let mut finding = Finding::new(What::Cut, text);
-            finding.seals = Some((self.last_seal + 1, head.seal));
+            finding.seals = Some((self.last_seal.saturating_add(1), head.seal));
             self.say(Some(head.segment), None, finding);
         }
     }
