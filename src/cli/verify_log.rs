@@ -52,9 +52,9 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let folder = options.folder.clone().unwrap_or_else(|| config.log_to_read());
     // The name of the folder decides where its state is: as the sensor was started, not as it was typed here.
     let state = config.state_to_read(&std::fs::canonicalize(&folder).unwrap_or_else(|_| folder.clone()));
-    let octets = work(&folder).map_err(|error| Failure::new(FAILED, error))?;
-    let keys = keys(&options.key, &state)?;
     let heads = load_heads(options.heads.as_deref(), &state)?;
+    let octets = work(&folder, &heads).map_err(|error| Failure::new(FAILED, error))?;
+    let keys = keys(&options.key, &state)?;
     let bar = progress(octets, String::new(), options.json);
     let means = Means {
         keys: &keys,

@@ -50,9 +50,9 @@ pub struct Means<'a> {
 }
 
 /// Octets that verification of a folder will take from the disk.
-pub fn work(folder: &Path) -> Result<u64, VerifyError> {
+pub fn work(folder: &Path, heads: &[Head]) -> Result<u64, VerifyError> {
     let mut octets = 0;
-    for log in logs(folder)? {
+    for log in logs(folder, heads)? {
         let listing = list(folder, &log)?;
         octets += listing.live.octets + listing.closed.values().map(|files| files.octets).sum::<u64>();
     }
@@ -61,11 +61,13 @@ pub fn work(folder: &Path) -> Result<u64, VerifyError> {
 
 /// Verifies all logs of a folder.
 pub fn verify(folder: &Path, means: &Means<'_>) -> Result<Vec<Report>, VerifyError> {
-    logs(folder)?.into_iter().map(|log| verify_log(folder, log, means)).collect()
+    logs(folder, means.heads)?.into_iter().map(|log| verify_log(folder, log, means)).collect()
 }
 
-fn logs(folder: &Path) -> Result<Vec<String>, VerifyError> {
-    let logs = segments::logs(folder).map_err(|source| VerifyError::Folder { path: folder.to_owned(), source })?;
+/// Those that have seals here, and those of which heads were kept: a whole log may have been taken away.
+fn logs(folder: &Path, heads: &[Head]) -> Result<Vec<String>, VerifyError> {
+    let mut logs = segments::logs(folder).map_err(|source| VerifyError::Folder { path: folder.to_owned(), source })?;
+    logs.extend(heads.iter().map(|head| head.log.clone()));
     if logs.is_empty() { Err(VerifyError::NoLog(folder.to_owned())) } else { Ok(logs.into_iter().collect()) }
 }
 
