@@ -144,6 +144,10 @@ fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
         }
         None => writeln!(out, "  signed     nothing by your key")?,
     }
+    if report.unsigned_records > 0 {
+        let records = report.unsigned_records;
+        writeln!(out, "  unsigned   {records} records lie behind that: guarded against accidents only")?;
+    }
     match report.heads {
         0 => writeln!(out, "  heads      none to compare with: whether the end was cut off cannot be told (--heads)")?,
         count => writeln!(out, "  heads      compared with {count} that were kept elsewhere")?,

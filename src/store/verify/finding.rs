@@ -106,6 +106,8 @@ pub struct Report {
     pub time: Option<(Timestamp, Timestamp)>,
     /// The latest signature that verifies.
     pub signed: Option<Signed>,
+    /// Records behind it: sealed, and guarded against accidents only.
+    pub unsigned_records: u64,
     /// Heads kept elsewhere that were compared.
     pub heads: u64,
     /// Retention removed segments up to this one; signed.

@@ -349,6 +349,8 @@ impl Verification<'_> {
             (Some((first, _)), Some((_, last))) => Some((first, last)),
             (time, None) | (None, time) => time,
         };
+        report.unsigned_records =
+            outcome.unsigned_records + if outcome.signed.is_none() { report.unsigned_records } else { 0 };
         report.signed = outcome.signed.or(report.signed.take());
         report.breaks.extend(outcome.breaks);
         report.findings.extend(outcome.findings);

@@ -42,6 +42,8 @@ pub(super) struct Outcome {
     pub octets: u64,
     pub time: Option<(Timestamp, Timestamp)>,
     pub signed: Option<Signed>,
+    /// Behind the latest signature, or from the beginning where there is none.
+    pub unsigned_records: u64,
     pub unsealed_octets: u64,
     pub breaks: Vec<Break>,
     pub findings: Vec<Finding>,
@@ -97,7 +99,7 @@ impl Check<'_> {
         if let Some(last) = self.outcome.findings.last_mut()
             && (last.what, &last.text) == (finding.what, &finding.text)
             && let (Some(seals), Some(more)) = (&mut last.seals, finding.seals)
-            && seals.1 + 1 == more.0
+            && seals.1.checked_add(1) == Some(more.0)
         {
             seals.1 = more.1;
             return;
@@ -119,12 +121,20 @@ impl Check<'_> {
                 let text = format!("line {} of the seals is none: {error}", line.number);
                 self.say(file, Finding::new(What::ChangedSeal, text));
                 // The next one can follow from it, which nobody knows.
-                self.before = self.before.map(|(seal, _)| (seal + 1, Hash::default()));
+                self.before = self.before.map(|(seal, _)| (seal.saturating_add(1), Hash::default()));
                 return;
             }
         };
         self.chain(&seal, &body);
+        self.outcome.unsigned_records += seal.records;
         self.sign(&seal);
+        // A run, and so a segment, begins with a signature, or with what a crash left: the sensor writes no other.
+        let begins = matches!(self.last, None | Some(Kind::Close));
+        if begins && matches!(seal.kind, Kind::Batch | Kind::Removed) {
+            let behind = if self.last.is_none() { "at the beginning of a segment" } else { "behind a close" };
+            let text = format!("{behind} a run begins, signed; this seal begins none: somebody put it there");
+            self.say(file, Finding::new(What::Inserted, text).seal(seal.seal));
+        }
         if seal.segment != self.segment.number {
             let text = format!("this seal is one of segment {}", seal.segment);
             self.say(file, Finding::new(What::Swapped, text).seal(seal.seal));
@@ -160,7 +170,7 @@ impl Check<'_> {
     fn chain(&mut self, seal: &Seal, body: &[u8]) {
         let file = &self.segment.seals;
         match self.before {
-            Some((before, _)) if seal.seal > before + 1 => {
+            Some((before, _)) if seal.seal > before.saturating_add(1) => {
                 let mut text = "these seals are missing".to_owned();
                 if seal.missing_seals.is_some() {
                     text.push_str(", as the sensor noticed itself when it started");
@@ -196,6 +206,7 @@ impl Check<'_> {
         };
         if head.is_signed_by(self.context.keys) {
             self.signatures.0 += 1;
+            self.outcome.unsigned_records = 0;
             let (seal, time, chain, total_records) = (head.seal, head.time, head.chain, head.total_records);
             self.outcome.signed = Some(Signed { seal, time, chain, total_records });
         } else {
