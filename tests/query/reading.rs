@@ -178,7 +178,10 @@ fn what_is_wrong_is_said() {
     let cases: &[(&[&str], &str)] = &[
         (&["--from", "yesterday"], "--from yesterday: is no time; write a date (2026-11-28), a time"),
         (&["--to", "2026-13-01"], "--to 2026-13-01: is no time"),
-        (&["--from", "2026-11-28", "--to", "2026-11-27"], "nothing lies between them"),
+        (
+            &["--from", "2026-11-28", "--to", "2026-11-27"],
+            "--from 2026-11-28 is not before --to 2026-11-27: nothing lies between them",
+        ),
         (&["--last", "1 day"], "--last 1 day: is no length of time; write a number and s, m, h, d or w"),
         (&["--last", "1d", "--from", "now"], "cannot be used with"),
         (&["--label", "bad"], "[possible values: authorized_leased_line, unapproved_vpn_tunnel, other]"),

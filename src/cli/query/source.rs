@@ -54,10 +54,10 @@ impl Range {
         if let (Some(from), Some(to)) = (from, to)
             && from >= to
         {
-            return Err(Failure::new(
-                USAGE,
-                format!("--from {from} is not before --to {to}: nothing lies between them"),
-            ));
+            let said = [("--from", &self.from), ("--last", &last.map(str::to_owned)), ("--to", &self.to)];
+            let said = said.into_iter().filter_map(|(option, text)| Some(format!("{option} {}", text.as_ref()?)));
+            let said = said.collect::<Vec<_>>().join(" is not before ");
+            return Err(Failure::new(USAGE, format!("{said}: nothing lies between them")));
         }
         Ok((from, to))
     }
