@@ -114,6 +114,8 @@ pub struct Report {
     pub removed_to: Option<u64>,
     /// Octets behind the last seal, of a log that is being written.
     pub unsealed_octets: u64,
+    /// Files with records that no seal here is of: retention may have removed what was.
+    pub unclaimed: Vec<PathBuf>,
     /// Runs that did not end as they should.
     pub breaks: Vec<Break>,
     /// Where it is not whole, in the order of the log.
