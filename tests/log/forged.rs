@@ -11,7 +11,7 @@ use super::*;
 /// A seal as the sensor would write it, but for the signature.
 fn unsigned(kind: Kind, segment: u64, lines: &[u8], before: &Seal) -> Vec<u8> {
     let mut batch = Batch::default();
-    batch.add(lines, lines.iter().filter(|&&octet| octet == b'\n').count() as u64);
+    batch.add(lines, lines.split_inclusive(|&octet| octet == b'\n').count() as u64);
     let offset = if segment == before.segment { before.end() } else { 0 };
     let mut chain = Chain::new(LOG);
     chain.go_to(before.seal, before.chain);
@@ -123,6 +123,6 @@ fn nothing_unsigned_begins_a_segment_or_follows_a_close() {
     fs::write(&path, unsigned(Kind::Recovered, last.segment + 1, &lines, &last)).unwrap();
     let report = verified(folder.path(), true);
     assert!(report.is_whole, "{report:#?}");
-    let count = lines.iter().filter(|&&octet| octet == b'\n').count() as u64;
+    let count = lines.split_inclusive(|&octet| octet == b'\n').count() as u64;
     assert_eq!((report.unsigned_records, report.breaks.len()), (count, 1));
 }
