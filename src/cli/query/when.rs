@@ -33,11 +33,15 @@ pub(in crate::cli) fn time(text: &str, side: Side, now: Timestamp) -> Result<Tim
         let date = if side == Side::To { date.tomorrow().map_err(|_| wrong())? } else { date };
         return civil(date.at(0, 0, 0, 0)).ok_or_else(wrong);
     }
+    let clock = text.get(10..).unwrap_or_default();
+    // RFC 3339, 5.6: an offset is less than a day.
+    if clock.split_once(['+', '-']).is_some_and(|(_, offset)| offset.get(..2).is_none_or(|hours| hours > "23")) {
+        return Err(wrong());
+    }
     if let Ok(time) = text.parse::<jiff::Timestamp>() {
         return Ok(Timestamp::from_nanos(u64::try_from(time.as_nanosecond()).map_err(|_| wrong())?));
     }
     // An offset that is none would be passed over.
-    let clock = text.get(10..).unwrap_or_default();
     let time = text.parse::<jiff::civil::DateTime>().ok().filter(|_| !clock.contains(['+', '-', 'Z', 'z', '[']));
     time.and_then(civil).ok_or_else(wrong)
 }
