@@ -4,6 +4,11 @@
 
 mod common;
 
+#[path = "log/forged.rs"]
+mod forged;
+#[path = "log/rotating.rs"]
+mod rotating;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -551,6 +556,14 @@ fn bad_input_has_its_exit_code_and_its_remedy() {
         assert_says(&done.err, &[text]);
         assert_eq!(done.out, "");
     }
+    // One line of the kept heads is damaged: the others are compared, and the log is verified.
+    let kept = state.join("linewarden.heads");
+    let octets = fs::read(&kept).unwrap();
+    fs::write(&kept, [b"what?\n", octets.as_slice()].concat()).unwrap();
+    let done = verify_log(&[&log, &"--key", &key, &"--heads", &state]).expect(78);
+    assert_says(&done.out, &["result     whole", "compared with"]);
+    assert_says(&done.err, &["linewarden.heads: signed heads cannot be read: 1 of its lines"]);
+    fs::write(&kept, octets).unwrap();
     let secret = state.join("sensor.key");
     let done = verify_log(&[&log, &"--key", &secret]).expect(78);
     assert_says(&done.err, &["holds a secret key: name sensor.pub"]);

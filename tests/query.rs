@@ -12,3 +12,5 @@ mod logs;
 mod naive;
 #[path = "query/reading.rs"]
 mod reading;
+#[path = "query/sealed.rs"]
+mod sealed;

@@ -149,10 +149,11 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         },
     )?;
     out.finish()?;
-    source::tell(&report?);
+    let told = source::tell(&report?);
     if !options.quiet {
         let _ = found.summary(&mut io::stderr().lock());
     }
+    told?;
     let changed: u64 = found.counts.values().sum();
     if changed == 0 {
         return Ok(());

@@ -51,7 +51,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let (histories, read) = if options.log.is_empty() {
         replayed(options, config, &policy, &wanted)?
     } else {
-        (logged(&options.log, None, &wanted)?, Ok(()))
+        logged(&options.log, None, &wanted)?
     };
     let mut out = io::stdout().lock();
     if histories.len() > EXPLAINED {
@@ -129,8 +129,12 @@ fn replayed(
     Ok((histories.into_inner().unwrap_or_else(PoisonError::into_inner), read))
 }
 
-/// The flows of a log, or of the one that `run` writes.
-pub(super) fn logged(log: &[PathBuf], config: Option<&Path>, wanted: &Selector) -> Result<Histories, Failure> {
+/// The flows of a log, or of the one that `run` writes, and whether all of it could be read.
+pub(super) fn logged(
+    log: &[PathBuf],
+    config: Option<&Path>,
+    wanted: &Selector,
+) -> Result<(Histories, Result<(), Failure>), Failure> {
     let log = source::open(log, config)?;
     let mut histories = Histories::new();
     let report = source::read(
@@ -147,8 +151,7 @@ pub(super) fn logged(log: &[PathBuf], config: Option<&Path>, wanted: &Selector) 
             Ok(())
         },
     )?;
-    source::tell(&report?);
-    Ok(histories)
+    Ok((histories, source::tell(&report?)))
 }
 
 /// Which flows are meant.

@@ -171,8 +171,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         |part| answer.merge(part),
     )?;
     answer.finish()?;
-    source::tell(&report?);
-    Ok(())
+    source::tell(&report?)
 }
 
 impl Options {

@@ -115,7 +115,8 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
             Ok(())
         },
     )??;
-    source::tell(&read);
+    // It is the report that fails in the end.
+    let _ = source::tell(&read);
     let damaged = read.damaged + sensors.as_ref().map_or(0, Sensors::damaged);
     let says_nothing = sensors.as_ref().is_none_or(Sensors::is_empty);
     let arguments: Vec<_> = paths.iter().map(|path| quoted(path)).collect();
@@ -206,19 +207,20 @@ fn integrity(options: &Options, config: &Config, folder: &Path) -> Result<Integr
     if !folder.is_dir() {
         return not_verified("a file was named, and a log is verified as a folder".to_owned());
     }
-    let octets = match work(folder) {
+    let (heads, doubt) = load_heads(options.heads.as_deref(), &state)?;
+    doubt?;
+    let octets = match work(folder, &heads) {
         Ok(octets) => octets,
         Err(VerifyError::NoLog(_)) => {
             return not_verified("there are no seals in it: it was not written by `linewarden run`".to_owned());
         }
-        Err(error) => return Err(Failure::new(FAILED, error)),
+        Err(error) => return Err(error.into()),
     };
     let keys = match verify_log::keys(&options.key, &state) {
         Ok(keys) => keys,
         Err(failure) if options.key.is_empty() => return not_verified(failure.message),
         Err(failure) => return Err(failure),
     };
-    let heads = load_heads(options.heads.as_deref(), &state)?;
     let bar = source::progress(octets, String::new(), options.quiet);
     let means = Means {
         keys: &keys,
@@ -226,7 +228,7 @@ fn integrity(options: &Options, config: &Config, folder: &Path) -> Result<Integr
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         progress: &|taken| bar.inc(taken),
     };
-    let logs = verify(folder, &means).map_err(|error| Failure::new(FAILED, error))?;
+    let logs = verify(folder, &means)?;
     bar.finish_and_clear();
     let keys = keys.iter().map(|key| KeyName { key: key.base64(), sha256: key.fingerprint() }).collect();
     Ok(told(None, Some(logs.iter().all(|log| log.is_whole)), keys, logs))

@@ -7,12 +7,12 @@ use clap::Args;
 use serde::Serialize;
 
 use super::query::source::progress;
-use super::{BAD_DATA, CONFIGURATION, FAILED, Failure};
+use super::{BAD_DATA, CONFIGURATION, FAILED, Failure, PERMISSION};
 use crate::config::Config;
 use crate::sink::sealed::heads;
 use crate::sink::sealed::key::{KeyError, PUBLIC_FILE, PublicKey};
 use crate::sink::sealed::seal::Head;
-use crate::store::verify::{Means, Report, verify, work};
+use crate::store::verify::{Means, Report, VerifyError, verify, work};
 
 /// Arguments of the command.
 #[derive(Debug, Args)]
@@ -52,9 +52,9 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let folder = options.folder.clone().unwrap_or_else(|| config.log_to_read());
     // The name of the folder decides where its state is: as the sensor was started, not as it was typed here.
     let state = config.state_to_read(&std::fs::canonicalize(&folder).unwrap_or_else(|_| folder.clone()));
-    let octets = work(&folder).map_err(|error| Failure::new(FAILED, error))?;
+    let (heads, doubt) = load_heads(options.heads.as_deref(), &state)?;
+    let octets = work(&folder, &heads)?;
     let keys = keys(&options.key, &state)?;
-    let heads = load_heads(options.heads.as_deref(), &state)?;
     let bar = progress(octets, String::new(), options.json);
     let means = Means {
         keys: &keys,
@@ -62,7 +62,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         progress: &|taken| bar.inc(taken),
     };
-    let reports = verify(&folder, &means).map_err(|error| Failure::new(FAILED, error))?;
+    let reports = verify(&folder, &means)?;
     bar.finish_and_clear();
     let is_whole = reports.iter().all(|report| report.is_whole);
     let mut out = io::stdout().lock();
@@ -76,10 +76,19 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     }
     out.flush()?;
     if is_whole {
-        return Ok(());
+        return doubt;
+    }
+    if let Err(doubt) = doubt {
+        let _ = writeln!(io::stderr(), "linewarden: {}", doubt.message);
     }
     let findings: u64 = reports.iter().map(|report| report.findings.len() as u64 + report.findings_left_out).sum();
     Err(Failure::new(BAD_DATA, format!("{}: the log is NOT WHOLE: {findings} findings", folder.display())))
+}
+
+impl From<VerifyError> for Failure {
+    fn from(error: VerifyError) -> Self {
+        Self::new(if error.is_denied() { PERMISSION } else { FAILED }, error)
+    }
 }
 
 pub(super) fn keys(paths: &[PathBuf], state: &Path) -> Result<Vec<PublicKey>, Failure> {
@@ -97,8 +106,9 @@ pub(super) fn keys(paths: &[PathBuf], state: &Path) -> Result<Vec<PublicKey>, Fa
     paths.iter().map(load).collect()
 }
 
-/// Those that were asked for must be there; those of the state folder are taken where they are.
-pub(super) fn load_heads(asked: Option<&Path>, state: &Path) -> Result<Vec<Head>, Failure> {
+/// Those that were asked for must be there; those of the state folder are taken where they are. Lines that are none are a
+/// failure once the rest is verified.
+pub(super) fn load_heads(asked: Option<&Path>, state: &Path) -> Result<(Vec<Head>, Result<(), Failure>), Failure> {
     let place = asked.unwrap_or(state);
     let fail = |path: &Path, what: &dyn std::fmt::Display| {
         Failure::new(CONFIGURATION, format!("{}: signed heads cannot be read: {what}", path.display()))
@@ -117,18 +127,20 @@ pub(super) fn load_heads(asked: Option<&Path>, state: &Path) -> Result<Vec<Head>
     } else if asked.is_some() {
         files.push(place.to_owned());
     }
-    let mut all = Vec::new();
+    let (mut all, mut doubt) = (Vec::new(), Ok(()));
     for path in files {
         let (heads, others) = heads::read(&path).map_err(|error| fail(&path, &error))?;
         if others > 0 {
-            return Err(fail(
-                &path,
-                &format_args!("{others} of its lines are no signed heads, such as the sensor keeps in state.dir"),
-            ));
+            let text = format!("{others} of its lines are no signed heads, such as the sensor keeps in state.dir");
+            let failure = fail(&path, &text);
+            if heads.is_empty() && asked.is_some() {
+                return Err(failure);
+            }
+            doubt = Err(failure);
         }
         all.extend(heads);
     }
-    Ok(all)
+    Ok((all, doubt))
 }
 
 fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
@@ -144,6 +156,10 @@ fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
         }
         None => writeln!(out, "  signed     nothing by your key")?,
     }
+    if report.unsigned_records > 0 {
+        let records = report.unsigned_records;
+        writeln!(out, "  unsigned   {records} records lie behind that: guarded against accidents only")?;
+    }
     match report.heads {
         0 => writeln!(out, "  heads      none to compare with: whether the end was cut off cannot be told (--heads)")?,
         count => writeln!(out, "  heads      compared with {count} that were kept elsewhere")?,
@@ -157,6 +173,9 @@ fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
             out,
             "  unsealed   {octets} octets at the end are not sealed yet: the log is being written, or was not closed"
         )?;
+    }
+    for path in &report.unclaimed {
+        writeln!(out, "  left       {}: no seal here is of it; retention may have removed that", path.display())?;
     }
     for one in &report.breaks {
         writeln!(out, "  break      {one}")?;

@@ -4,15 +4,17 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use zstd::bulk::Decompressor;
 
-use crate::sink::archive::archive_of;
-use crate::sink::archive::index::{Contents, Frame, Index};
+use super::folder::{Folder, Source as FileSource, Why};
+use crate::sink::archive::index::{Contents, Frame, Index, LARGEST_FRAME};
+use crate::sink::sealed::segments::{Counted, Packing, unpack};
 
 /// Name of the log of flow records, without its ending.
 pub const FLOW_LOG: &str = "linewarden";
@@ -54,28 +56,29 @@ pub struct Log {
     segments: Vec<Segment>,
     octets: u64,
     use_index: bool,
+    notices: Vec<String>,
 }
 
 /// A file of it.
 #[derive(Debug)]
 struct Segment {
-    path: PathBuf,
-    /// The file that is written to is held, since it may get another name any time.
-    held: Option<Arc<File>>,
+    source: FileSource,
     octets: u64,
+    /// In a folder: it may be removed any time.
+    is_found: bool,
 }
 
 impl Log {
     /// Opens folders, of which the log `name` is read, and files, in the order given.
     pub fn open(paths: &[PathBuf], name: &'static str) -> Result<Self, StoreError> {
-        let mut log = Self { segments: Vec::new(), octets: 0, use_index: true };
+        let mut log = Self { segments: Vec::new(), octets: 0, use_index: true, notices: Vec::new() };
         let mut seen = BTreeSet::new();
         for path in paths {
             let metadata = fs::metadata(path).map_err(|error| StoreError::Read { path: path.clone(), error })?;
-            let segments = if metadata.is_dir() { segments_of(path, name)? } else { vec![Segment::of(path)?] };
+            let segments = if metadata.is_dir() { log.segments_of(path, name)? } else { vec![Segment::of(path)?] };
             for segment in segments {
                 // One file given twice would count its flows twice.
-                if segment.metadata().is_ok_and(|metadata| !seen.insert((metadata.dev(), metadata.ino()))) {
+                if segment.source.metadata().is_ok_and(|metadata| !seen.insert((metadata.dev(), metadata.ino()))) {
                     continue;
                 }
                 log.octets += segment.octets;
@@ -83,6 +86,22 @@ impl Log {
             }
         }
         Ok(log)
+    }
+
+    fn segments_of(&mut self, folder: &Path, name: &'static str) -> Result<Vec<Segment>, StoreError> {
+        let found = Folder::open(folder, name).map_err(|error| StoreError::Read { path: folder.to_owned(), error })?;
+        for stranger in found.strangers.iter().filter(|stranger| stranger.why != Why::Packed) {
+            self.notices.push(format!("{}: not read: {stranger}", stranger.path.display()));
+        }
+        if found.parts.is_empty() && found.strangers.is_empty() {
+            return Err(StoreError::NoLog { folder: folder.to_owned(), name });
+        }
+        let segment = |source: FileSource| {
+            // What is gone by now was removed by retention.
+            let octets = source.metadata().ok()?.len();
+            Some(Segment { source, octets, is_found: true })
+        };
+        Ok(found.parts.into_iter().filter_map(|part| part.data.and_then(segment)).collect())
     }
 
     /// Reads everything, whatever the indexes say.
@@ -105,7 +124,7 @@ impl Log {
     }
 
     pub(super) fn path(&self, segment: usize) -> &Path {
-        self.segments.get(segment).map_or(Path::new(""), |segment| &segment.path)
+        self.segments.get(segment).map_or(Path::new(""), |segment| &segment.source.path)
     }
 
     pub(super) fn chunks<'a>(&'a self, wanted: &'a dyn Fn(&Contents) -> bool) -> Chunks<'a> {
@@ -119,17 +138,15 @@ impl Log {
             line: 0,
             passed: 0,
             unwanted: 0,
-            notices: Vec::new(),
+            notices: self.notices.clone(),
         }
     }
 
     /// The number of the line at this place of a segment, from 1; reads the segment up to there.
     pub(super) fn line_at(&self, segment: usize, offset: u64) -> Option<u64> {
         let segment = self.segments.get(segment)?;
-        let mut from: Box<dyn Read> = match segment.open().ok()? {
-            (file, None) => Box::new(ReadAt { file, at: 0 }),
-            (file, Some(_)) => Box::new(zstd::stream::read::Decoder::new(ReadAt { file, at: 0 }).ok()?),
-        };
+        let (packing, file, _) = segment.source.open().ok()?;
+        let mut from = unpack(packing, file).ok()?;
         let (mut left, mut lines, mut buffer) = (offset, 1, vec![0; CHUNK]);
         while left > 0 {
             let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
@@ -141,83 +158,17 @@ impl Log {
     }
 }
 
-/// The segments of a folder: the file that is written to is opened first, since it may be rotated while we look.
-fn segments_of(folder: &Path, name: &'static str) -> Result<Vec<Segment>, StoreError> {
-    let failed = |error| StoreError::Read { path: folder.to_owned(), error };
-    let path = folder.join(format!("{name}.ndjson"));
-    let growing = match File::open(&path) {
-        Ok(file) => Some(file),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(StoreError::Read { path, error }),
-    };
-    let mut names = BTreeSet::new();
-    for entry in fs::read_dir(folder).map_err(failed)? {
-        let entry = entry.map_err(failed)?.file_name();
-        let Some(entry) = entry.to_str() else { continue };
-        let stem = entry.strip_suffix(".zst").unwrap_or(entry).strip_suffix(".ndjson");
-        if let Some(stem) = stem.filter(|stem| stem.strip_prefix(name).is_some_and(|rest| rest.starts_with('-'))) {
-            names.insert(stem.to_owned());
-        }
-    }
-    let mut segments = Vec::new();
-    for stem in names {
-        segments.push(Segment::of(&folder.join(stem + ".ndjson"))?);
-    }
-    if let Some(file) = growing {
-        let metadata = file.metadata().map_err(|error| StoreError::Read { path: path.clone(), error })?;
-        let is_same = |segment: &Segment| {
-            segment.metadata().is_ok_and(|other| (metadata.dev(), metadata.ino()) == (other.dev(), other.ino()))
-        };
-        // Without a name it has been compressed meanwhile, and is among the others.
-        if metadata.nlink() > 0 && !segments.iter().any(is_same) {
-            segments.push(Segment { path, held: Some(Arc::new(file)), octets: metadata.len() });
-        }
-    }
-    if segments.is_empty() {
-        return Err(StoreError::NoLog { folder: folder.to_owned(), name });
-    }
-    Ok(segments)
-}
-
 impl Segment {
-    /// A segment by its name; of one that is both there and compressed, the archive.
+    /// A file by its name; of one that is there plain and packed, the plain one, and of one that was packed since, that.
     fn of(path: &Path) -> Result<Self, StoreError> {
-        let archive = archive_of(path);
-        let is_archived = !is_archive(path) && archive.exists();
-        let path = if is_archived { archive } else { path.to_owned() };
-        let mut segment = Self { path, held: None, octets: 0 };
-        segment.octets =
-            segment.metadata().map_err(|error| StoreError::Read { path: segment.path.clone(), error })?.len();
-        Ok(segment)
+        let failed = |error| StoreError::Read { path: path.to_owned(), error };
+        let plain = path.with_extension("");
+        let is_both = path.extension().is_some_and(|end| end == "zst") && plain.is_file();
+        let source = FileSource::of(if is_both { plain } else { path.to_owned() });
+        let (_, from, path) = source.open().map_err(failed)?;
+        let octets = from.file.metadata().map_err(failed)?.len();
+        Ok(Self { source: FileSource::of(path), octets, is_found: false })
     }
-
-    fn metadata(&self) -> io::Result<fs::Metadata> {
-        match &self.held {
-            Some(file) => file.metadata(),
-            // Compressed since we looked.
-            None => fs::metadata(&self.path).or_else(|_| fs::metadata(archive_of(&self.path))),
-        }
-    }
-
-    /// The file, and of an archive the path.
-    fn open(&self) -> io::Result<(Arc<File>, Option<PathBuf>)> {
-        if let Some(file) = &self.held {
-            return Ok((Arc::clone(file), None));
-        }
-        match File::open(&self.path) {
-            Ok(file) => Ok((Arc::new(file), is_archive(&self.path).then(|| self.path.clone()))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let archive = archive_of(&self.path);
-                let file = File::open(&archive).map_err(|_| error)?;
-                Ok((Arc::new(file), Some(archive)))
-            }
-            Err(error) => Err(error),
-        }
-    }
-}
-
-fn is_archive(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "zst")
 }
 
 /// Some whole lines, not yet read.
@@ -287,8 +238,6 @@ impl Chunk {
 
 /// Octets that one chunk has, about.
 const CHUNK: usize = 1 << 20;
-/// A frame of more is none of ours: its archive is read without the index.
-const LARGEST_FRAME: u64 = 32 << 20;
 
 /// The chunks of a log.
 pub(super) struct Chunks<'a> {
@@ -311,7 +260,7 @@ enum State {
     Done,
     Plain { file: Arc<File>, octets: u64 },
     Frames { file: Arc<File>, frames: std::vec::IntoIter<Frame> },
-    Stream { from: zstd::stream::read::Decoder<'static, BufReader<ReadAt>>, rest: Vec<u8> },
+    Stream { from: Box<dyn Read + Send>, taken: Arc<AtomicU64>, rest: Vec<u8> },
 }
 
 /// A file that cannot be read from some place on.
@@ -335,6 +284,10 @@ impl Iterator for Chunks<'_> {
                     self.passed = self.log.segments.iter().take(self.segment).map(|segment| segment.octets).sum();
                     match self.begin(segment) {
                         Ok(state) => self.state = state,
+                        Err(error) if segment.is_found && error.kind() == io::ErrorKind::NotFound => {
+                            let path = segment.source.path.display();
+                            self.notices.push(format!("{path}: it was removed meanwhile, as retention does"));
+                        }
                         Err(error) => return Some(Err(self.broken(error))),
                     }
                 }
@@ -353,9 +306,11 @@ impl Chunks<'_> {
     }
 
     fn begin(&mut self, segment: &Segment) -> io::Result<State> {
-        let (file, archive) = segment.open()?;
-        let Some(archive) = archive else { return Ok(State::Plain { file, octets: segment.octets }) };
-        if self.log.use_index {
+        let (packing, from, archive) = segment.source.open()?;
+        if packing == Packing::Plain {
+            return Ok(State::Plain { file: from.file, octets: segment.octets });
+        }
+        if self.log.use_index && packing == Packing::Zstd {
             let index = Index::open(&archive);
             match &index {
                 Ok(index) if !(self.wanted)(&index.header.contents) => {
@@ -365,11 +320,11 @@ impl Chunks<'_> {
                 _ => {}
             }
             let frames = index.and_then(Index::frames).and_then(|frames| {
-                let is_ours = frames.iter().all(|frame| frame.plain_octets.max(frame.octets) <= LARGEST_FRAME);
+                let is_ours = frames.iter().all(Frame::is_ours);
                 if is_ours { Ok(frames) } else { Err(io::Error::new(io::ErrorKind::InvalidData, "frames too large")) }
             });
             match frames {
-                Ok(frames) => return Ok(State::Frames { file, frames: frames.into_iter() }),
+                Ok(frames) => return Ok(State::Frames { file: from.file, frames: frames.into_iter() }),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
                     let path = archive.display();
@@ -378,8 +333,15 @@ impl Chunks<'_> {
                 }
             }
         }
-        let from = zstd::stream::read::Decoder::new(ReadAt { file, at: 0 })?;
-        Ok(State::Stream { from, rest: Vec::new() })
+        let taken = Arc::<AtomicU64>::default();
+        let count = Arc::clone(&taken);
+        let from = Counted {
+            file: from,
+            read: move |octets| {
+                count.fetch_add(octets, Ordering::Relaxed);
+            },
+        };
+        Ok(State::Stream { from: unpack(packing, from)?, taken, rest: Vec::new() })
     }
 
     fn advance(&mut self) -> io::Result<Option<Chunk>> {
@@ -402,7 +364,7 @@ impl Chunks<'_> {
                     let offset = self.offset;
                     let line = self.line;
                     self.offset += frame.plain_octets;
-                    self.line += frame.contents.lines;
+                    self.line = self.line.saturating_add(frame.contents.lines);
                     self.passed += frame.octets;
                     if (self.wanted)(&frame.contents) {
                         let source = Source::Frame {
@@ -417,11 +379,11 @@ impl Chunks<'_> {
                 }
                 Ok(None)
             }
-            State::Stream { from, rest } => {
+            State::Stream { from, taken, rest } => {
                 let mut lines = std::mem::take(rest);
                 let outcome = from.by_ref().take(CHUNK as u64).read_to_end(&mut lines);
                 self.passed = self.log.segments.iter().take(segment).map(|segment| segment.octets).sum::<u64>()
-                    + from.get_ref().get_ref().at;
+                    + taken.load(Ordering::Relaxed);
                 match (outcome, memchr::memrchr(b'\n', &lines)) {
                     // What came before the damage is whole.
                     (Err(error), last) if last.is_none() || lines.is_empty() => return Err(error),
@@ -460,20 +422,6 @@ fn line_end(file: &File, from: u64, octets: u64) -> io::Result<u64> {
         }
     }
     Ok(at.min(octets))
-}
-
-/// Reads a file from its beginning, wherever others who share it are.
-struct ReadAt {
-    file: Arc<File>,
-    at: u64,
-}
-
-impl Read for ReadAt {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read_at(buffer, self.at)?;
-        self.at += read as u64;
-        Ok(read)
-    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `folder` | a folder into the segments of a log in their order, and what is none |
 //! | `log` | folders and files into chunks of whole lines, plain or decompressed |
 //! | `line` | a line into the fields that are asked for, borrowed from it |
 //! | `selection` | what is asked into what need not be read |
@@ -11,6 +12,7 @@
 //! | `report` | a log, and what the sensors said, into what an auditor asks |
 //! | `verify` | a log into whether it is whole, and where it is not |
 
+mod folder;
 mod group;
 mod inventory;
 mod line;

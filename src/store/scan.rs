@@ -63,9 +63,12 @@ pub fn scan<P: Send>(
     let mut scan = Scan { log, report: Report::default(), sound: 0 };
     let mut open = OpenFlows::default();
     let wanted = |contents: &Contents| selection.may_be_in(contents, rows);
-    let look = |_: &Chunk, lines: &[u8]| {
+    let look = |chunk: &Chunk, lines: &[u8]| {
         let mut part = Part { part: new(), rows: 0, records: 0, events: Vec::new(), damages: Vec::new() };
         search.each_line(lines, |at, line| search.look(at, line, &mut part, &take));
+        if chunk.offset == 0 && !search.needles.is_empty() {
+            check_first(lines, &mut part.damages);
+        }
         part
     };
     let flow = scan.run(
@@ -208,6 +211,19 @@ fn what_is_wrong(line: &[u8], error: &serde_json::Error) -> String {
         // serde_json counts lines of its own input.
         Ok(_) => format!("is no flow record: {}", without_place(error)),
         Err(error) => format!("is no JSON: {}", without_place(&error)),
+    }
+}
+
+/// Where only lines that hold what is asked are looked at, the first one says whether the file is a log at all.
+fn check_first(lines: &[u8], damages: &mut Vec<(usize, String)>) {
+    let end = memchr::memchr(b'\n', lines).map_or(lines.len(), |end| end + 1);
+    let line = lines.get(..end).unwrap_or_default();
+    let is_torn = line.last() != Some(&b'\n') && line.starts_with(b"{");
+    if is_torn || line.trim_ascii().is_empty() || damages.iter().any(|(at, _)| *at == 0) {
+        return;
+    }
+    if let Err(error) = serde_json::from_slice::<IgnoredAny>(line) {
+        damages.push((0, what_is_wrong(line, &error)));
     }
 }
 

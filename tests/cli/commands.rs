@@ -35,7 +35,7 @@ fn version_and_help() {
     assert_eq!(run(["--version"]).expect(0).out, version);
     assert_eq!(run(["-V"]).expect(0).out, version);
     let codes = "Exit codes: 0 done; 1 failed while running; 2 findings (replay --fail-on unapproved, diff-policy, approvals lint); 64 usage; \
-        65 bad data, or a log that is not whole; 69 no such interface now, which may come; 77 permission; 78 configuration.";
+        65 bad data, a log that can be read in part only, or that is not whole; 69 no such interface now, which may come; 77 permission; 78 configuration.";
     for arguments in [&["--help"][..], &["-h"], &["help"]] {
         let help = run(arguments).expect(0).out;
         assert_says(&flat(&help), &[codes]);

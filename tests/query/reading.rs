@@ -47,7 +47,7 @@ fn lines_that_are_no_records_are_told_with_file_and_line_and_hide_nothing_else()
     all.insert(3950, String::new());
     for form in [Form::Archive, Form::ArchiveWithoutIndex, Form::Plain] {
         let folder = log(&all, &[(3000, form)]);
-        let done = query(folder.path(), &["--count"]).expect(0);
+        let done = query(folder.path(), &["--count"]).expect(65);
         let name = if form == Form::Plain { "000000.ndjson" } else { "000000.ndjson.zst" };
         assert_says(
             &done.err,
@@ -68,14 +68,14 @@ fn lines_that_are_no_records_are_told_with_file_and_line_and_hide_nothing_else()
 fn damaged_archives_are_told_and_the_rest_is_read() {
     let all = &lines()[..6000];
     let cuts = [(3000, Form::Archive), (4000, Form::Archive)];
-    let ask = |damage: &dyn Fn(&Path)| {
+    let ask = |code, damage: &dyn Fn(&Path)| {
         let folder = log(all, &cuts);
         damage(&folder.path().join("linewarden-20261127T000000Z-000000.ndjson.zst"));
-        query(folder.path(), &["--kind", "all", "--count"]).expect(0)
+        query(folder.path(), &["--kind", "all", "--count"]).expect(code)
     };
-    assert_eq!(ask(&|_| ()).out, "6000\n");
+    assert_eq!(ask(0, &|_| ()).out, "6000\n");
     // One frame is changed: the others are read.
-    let done = ask(&|archive| {
+    let done = ask(65, &|archive| {
         let mut octets = fs::read(archive).unwrap();
         let middle = octets.len() / 2;
         octets[middle] ^= 0xff;
@@ -88,7 +88,7 @@ fn damaged_archives_are_told_and_the_rest_is_read() {
     let count: u32 = done.out.trim().parse().unwrap();
     assert!((3001..6000).contains(&count), "{count}");
     // Cut: the index is no longer of this archive.
-    let done = ask(&|archive| {
+    let done = ask(65, &|archive| {
         let octets = fs::read(archive).unwrap();
         fs::write(archive, &octets[..octets.len() - 100]).unwrap();
     });
@@ -99,10 +99,10 @@ fn damaged_archives_are_told_and_the_rest_is_read() {
     let count: u32 = done.out.trim().parse().unwrap();
     assert!((3001..6000).contains(&count), "{count}");
     // No archive at all.
-    let done = ask(&|archive| fs::write(archive, "no archive").unwrap());
+    let done = ask(65, &|archive| fs::write(archive, "no archive").unwrap());
     assert_eq!(done.out, "3000\n");
     // An index that is no index.
-    let done = ask(&|archive| {
+    let done = ask(0, &|archive| {
         fs::write(archive.with_extension("").with_extension("index"), "{}\n").unwrap();
     });
     assert_says(&done.err, &["its index is of no use"]);
@@ -178,7 +178,10 @@ fn what_is_wrong_is_said() {
     let cases: &[(&[&str], &str)] = &[
         (&["--from", "yesterday"], "--from yesterday: is no time; write a date (2026-11-28), a time"),
         (&["--to", "2026-13-01"], "--to 2026-13-01: is no time"),
-        (&["--from", "2026-11-28", "--to", "2026-11-27"], "nothing lies between them"),
+        (
+            &["--from", "2026-11-28", "--to", "2026-11-27"],
+            "--from 2026-11-28 is not before --to 2026-11-27: nothing lies between them",
+        ),
         (&["--last", "1 day"], "--last 1 day: is no length of time; write a number and s, m, h, d or w"),
         (&["--last", "1d", "--from", "now"], "cannot be used with"),
         (&["--label", "bad"], "[possible values: authorized_leased_line, unapproved_vpn_tunnel, other]"),
@@ -278,6 +281,11 @@ fn a_logged_flow_is_explained_as_one_of_a_capture() {
         &explain(&["--log", "/nonexistent", "--flow", "84f7"]).expect(65).err,
         &["/nonexistent: cannot be read"],
     );
+    // A file that is no log at all is not one without such a flow.
+    let rubbish = path("rubbish.ndjson");
+    fs::write(&rubbish, b"\xfe\x00rubbish\n".repeat(100)).unwrap();
+    let done = explain(&["--log", &rubbish, "--flow", "84f7"]).expect(65);
+    assert_says(&done.err, &["nothing of the log can be read: ", "rubbish.ndjson:1: is no JSON"]);
     assert_says(
         &explain(&["--log", &log, "--flow", "84f7", file.to_str().unwrap()]).expect(64).err,
         &["cannot be used with"],

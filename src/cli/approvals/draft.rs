@@ -33,12 +33,13 @@ pub struct Options {
 
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let wanted = Selector::parse(&options.flow)?;
-    let histories = logged(&options.log, options.config.as_deref(), &wanted)?;
+    let (histories, read) = logged(&options.log, options.config.as_deref(), &wanted)?;
     let mut out = io::stdout().lock();
     if histories.len() > 1 {
         return Err(list(&histories, &options.flow, &mut out)?);
     }
     let Some(Told { shown: record, .. }) = histories.values().next().and_then(|history| history.last()) else {
+        read?;
         let message = format!("no flow of the log matches `{}`; `linewarden query` lists all", options.flow);
         return Err(Failure::new(USAGE, message));
     };
@@ -51,7 +52,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     };
     out.write_all(draft(record, tunnel).text.as_bytes())?;
     out.flush()?;
-    Ok(())
+    read
 }
 
 fn draft(record: &Record, tunnel: Protocol) -> Stanza {

@@ -54,10 +54,10 @@ impl Range {
         if let (Some(from), Some(to)) = (from, to)
             && from >= to
         {
-            return Err(Failure::new(
-                USAGE,
-                format!("--from {from} is not before --to {to}: nothing lies between them"),
-            ));
+            let said = [("--from", &self.from), ("--last", &last.map(str::to_owned)), ("--to", &self.to)];
+            let said = said.into_iter().filter_map(|(option, text)| Some(format!("{option} {}", text.as_ref()?)));
+            let said = said.collect::<Vec<_>>().join(" is not before ");
+            return Err(Failure::new(USAGE, format!("{said}: nothing lies between them")));
         }
         Ok((from, to))
     }
@@ -123,8 +123,8 @@ pub(in crate::cli) fn read<P: Send>(
     merged.map(|()| report)
 }
 
-/// Says what could not be read.
-pub(in crate::cli) fn tell(report: &Report) {
+/// Says what could not be read; an answer of a part is a failure, after it is given.
+pub(in crate::cli) fn tell(report: &Report) -> Result<(), Failure> {
     let mut to = io::stderr().lock();
     for notice in &report.notices {
         let _ = writeln!(to, "linewarden: {notice}");
@@ -136,11 +136,9 @@ pub(in crate::cli) fn tell(report: &Report) {
     if report.damaged > told {
         let _ = writeln!(to, "linewarden: and {} more", report.damaged - told);
     }
-    if report.damaged > 0 {
-        let _ = writeln!(
-            to,
-            "linewarden: {} lines or parts of the log cannot be read: the answer is of the rest",
-            report.damaged
-        );
+    if report.damaged == 0 {
+        return Ok(());
     }
+    let text = format!("{} lines or parts of the log cannot be read: the answer is of the rest", report.damaged);
+    Err(Failure::new(BAD_DATA, text))
 }

@@ -33,10 +33,17 @@ pub(in crate::cli) fn time(text: &str, side: Side, now: Timestamp) -> Result<Tim
         let date = if side == Side::To { date.tomorrow().map_err(|_| wrong())? } else { date };
         return civil(date.at(0, 0, 0, 0)).ok_or_else(wrong);
     }
+    let clock = text.get(10..).unwrap_or_default();
+    // RFC 3339, 5.6: an offset is less than a day.
+    if clock.split_once(['+', '-']).is_some_and(|(_, offset)| offset.get(..2).is_none_or(|hours| hours > "23")) {
+        return Err(wrong());
+    }
     if let Ok(time) = text.parse::<jiff::Timestamp>() {
         return Ok(Timestamp::from_nanos(u64::try_from(time.as_nanosecond()).map_err(|_| wrong())?));
     }
-    text.parse::<jiff::civil::DateTime>().ok().and_then(civil).ok_or_else(wrong)
+    // An offset that is none would be passed over.
+    let time = text.parse::<jiff::civil::DateTime>().ok().filter(|_| !clock.contains(['+', '-', 'Z', 'z', '[']));
+    time.and_then(civil).ok_or_else(wrong)
 }
 
 /// A time so long before another.
@@ -95,6 +102,8 @@ mod tests {
             "-24x",
             "2026-13-01",
             "2026-11-28T25:00",
+            "2026-11-28T10:00+25:00",
+            "2026-11-28T10:00-99:00",
             "1969-12-31",
             "-99999999999999999999w",
             "é",

@@ -122,6 +122,19 @@ impl Contents {
         self.last = self.last.max(last);
     }
 
+    /// Whether nothing that is asked for by this is missed in lines that hold that.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        let is_within = |least: Option<Timestamp>, other: Option<Timestamp>| {
+            other.is_none_or(|other| least.is_some_and(|least| least <= other))
+        };
+        let names = [(&self.kinds, &other.kinds), (&self.labels, &other.labels), (&self.protocols, &other.protocols)];
+        is_within(self.start, other.start)
+            && is_within(self.first, other.first)
+            && self.last >= other.last
+            && names.iter().all(|(own, others)| others.0.iter().all(|name| own.may_hold(name)))
+    }
+
     /// Takes in what other lines hold.
     pub fn join(&mut self, other: &Self) {
         self.lines += other.lines;
@@ -135,6 +148,17 @@ impl Contents {
         for (names, more) in pairs {
             more.0.iter().for_each(|name| names.add(name));
         }
+    }
+}
+
+/// A frame of more octets is none of ours: its archive is read without the index.
+pub const LARGEST_FRAME: u64 = 32 << 20;
+
+impl Frame {
+    /// Whether [`super::compress`] could have made it.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.plain_octets.max(self.octets) <= LARGEST_FRAME
     }
 }
 
@@ -198,7 +222,7 @@ impl Index {
             if frame.offset != at {
                 return Err(invalid("the frames of the index leave a gap"));
             }
-            at += frame.octets;
+            at = frame.octets.checked_add(at).ok_or_else(|| invalid("the frames of the index are too large"))?;
             frames.push(frame);
         }
         if at != self.header.octets || frames.len() as u64 != self.header.frames {

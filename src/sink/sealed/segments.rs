@@ -7,9 +7,10 @@
 //! | other names that begin with `X` | perhaps a segment that somebody else renamed |
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
@@ -35,6 +36,11 @@ pub struct Listing {
     pub live: Files,
     /// Files that may be segments that somebody renamed.
     pub others: Vec<PathBuf>,
+    /// More files with the records or the seals of a segment that has one already, and its number.
+    pub doubles: Vec<(u64, PathBuf)>,
+    /// What is named as a segment's file and is no regular file: opening it might never end.
+    pub special: Vec<PathBuf>,
+    names: Vec<OsString>,
 }
 
 /// The files of a segment.
@@ -118,50 +124,99 @@ pub fn logs(folder: &Path) -> io::Result<BTreeSet<String>> {
     Ok(logs)
 }
 
+/// A folder is read again this often, until two readings agree.
+const READINGS: usize = 20;
+
 impl Listing {
-    /// Reads a folder.
+    /// Reads a folder. Names change while a log is rotated, and no folder is read at one moment: what two readings agree on,
+    /// and what is there when it is looked at, is taken.
     pub fn read(folder: &Path, log: &str) -> io::Result<Self> {
-        let mut listing = Self::default();
-        for entry in std::fs::read_dir(folder)? {
-            let entry = entry?;
-            let (name, path) = (entry.file_name(), entry.path());
-            let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(log)) else { continue };
-            // It may have been renamed since.
-            let Ok(metadata) = std::fs::metadata(&path) else { continue };
-            // Folders, and what would make who opens it wait.
-            if !metadata.is_file() {
+        let mut before = names(folder, log)?;
+        let mut readings = 1;
+        loop {
+            let now = names(folder, log)?;
+            let is_same = now == before;
+            before = now;
+            readings += 1;
+            if is_same || readings >= READINGS {
+                let (listing, is_complete) = Self::of(folder, log, before.clone());
+                if is_complete || readings >= READINGS {
+                    return Ok(listing);
+                }
+            }
+        }
+    }
+
+    /// Whether another reading of the folder saw the same names.
+    #[must_use]
+    pub fn has_names_of(&self, other: &Self) -> bool {
+        self.names == other.names
+    }
+
+    /// What these names hold, and whether they were all there.
+    fn of(folder: &Path, log: &str, names: Vec<OsString>) -> (Self, bool) {
+        let (mut listing, mut is_complete) = (Self::default(), true);
+        for name in &names {
+            let path = folder.join(name);
+            let Some(name) = name.to_str() else { continue };
+            let rest = name.strip_prefix(log).unwrap_or_default();
+            let (stem, suffix) = name.split_once('.').unwrap_or((name, ""));
+            let metadata = std::fs::metadata(&path);
+            if metadata.is_err() && std::fs::symlink_metadata(&path).is_err() {
+                // It has been renamed or removed since.
+                is_complete = false;
                 continue;
             }
-            let name = name.to_string_lossy();
-            let (stem, suffix) = name.split_once('.').unwrap_or((&name, ""));
-            let files = match (rest, parse_stem(stem)) {
-                (".ndjson" | ".seals", _) => &mut listing.live,
-                (".ndjson.new", _) => continue,
+            let octets = metadata.ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len());
+            let (files, number) = match (rest, parse_stem(stem)) {
+                (".ndjson" | ".seals", _) => (&mut listing.live, None),
                 (_, Some((of, start, number))) if of == log => {
                     let files = listing.closed.entry(number).or_default();
                     files.start = start;
-                    files
+                    (files, Some(number))
                 }
                 _ => {
-                    if rest.starts_with(['.', '-', '_']) {
+                    if octets.is_some() && rest.starts_with(['.', '-', '_']) {
                         listing.others.push(path);
                     }
                     continue;
                 }
             };
-            files.octets += metadata.len();
+            let Some(octets) = octets else {
+                listing.special.push(path);
+                continue;
+            };
+            files.octets += octets;
             files.all.push(path.clone());
-            match suffix {
-                SEALS => files.seals = Some(path),
-                // Where packing was interrupted, both are there: the plain one is the older and surer.
-                DATA => files.data = Some(path),
-                "ndjson.zst" | "ndjson.gz" if files.data.is_none() => files.data = Some(path),
-                _ => {}
-            }
+            // Where packing was interrupted, both are there: the plain one is the older and surer.
+            let double = match suffix {
+                SEALS if files.seals.is_none() => files.seals.replace(path),
+                DATA if files.data.as_ref().is_none_or(|data| data.extension().is_none_or(|end| end != DATA)) => {
+                    files.data.replace(path)
+                }
+                "ndjson.zst" | "ndjson.gz" if files.data.is_none() => files.data.replace(path),
+                SEALS | DATA | "ndjson.zst" | "ndjson.gz" => Some(path),
+                _ => None,
+            };
+            listing.doubles.extend(number.zip(double));
         }
-        listing.others.sort();
-        Ok(listing)
+        listing.names = names;
+        (listing, is_complete)
     }
+}
+
+/// Names of a folder that may be of a log, in order.
+fn names(folder: &Path, log: &str) -> io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        let rest = name.to_str().and_then(|name| name.strip_prefix(log));
+        if rest.is_some_and(|rest| rest != ".ndjson.new") {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// `X-20261128T094756Z-000017`.
@@ -199,37 +254,57 @@ pub enum Packing {
     Gzip,
 }
 
+/// Opens a file of a log; what is no regular file is refused, and not waited for.
+pub fn open(path: &Path) -> io::Result<File> {
+    open_regular(path, File::options().read(true))
+}
+
 /// How it is packed, and the file at its beginning.
 pub fn sniff(path: &Path) -> io::Result<(Packing, File)> {
-    let mut first = Vec::with_capacity(4);
-    let mut file = File::open(path)?;
-    Read::by_ref(&mut file).take(4).read_to_end(&mut first)?;
-    io::Seek::rewind(&mut file)?;
-    let packing = match first.as_slice() {
+    let file = open(path)?;
+    Ok((packing(&file)?, file))
+}
+
+/// How a file is packed.
+pub fn packing(file: &File) -> io::Result<Packing> {
+    let (mut first, mut taken) = ([0; 4], 0);
+    while taken < first.len() {
+        match file.read_at(first.get_mut(taken..).unwrap_or_default(), taken as u64)? {
+            0 => break,
+            more => taken += more,
+        }
+    }
+    Ok(match first.get(..taken).unwrap_or_default() {
         [0x28, 0xb5, 0x2f, 0xfd] => Packing::Zstd,
         [0x1f, 0x8b, ..] => Packing::Gzip,
         _ => Packing::Plain,
-    };
-    Ok((packing, file))
+    })
 }
 
 /// The lines of a segment, whatever has packed it; `read` hears of each octet that is taken from the disk.
 pub fn open_data<'a>(path: &Path, read: impl FnMut(u64) + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
-    let (packing, file) = sniff(path)?;
-    let file = Counted { file, read };
+    let file = open(path)?;
+    unpack(packing(&file)?, Counted { file, read })
+}
+
+/// The lines in what is packed so.
+pub fn unpack<'a>(packing: Packing, from: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
     Ok(match packing {
-        Packing::Plain => Box::new(file),
-        Packing::Zstd => Box::new(zstd::stream::read::Decoder::new(file)?),
-        Packing::Gzip => Box::new(MultiGzDecoder::new(BufReader::with_capacity(1 << 16, file))),
+        Packing::Plain => Box::new(from),
+        Packing::Zstd => Box::new(zstd::stream::read::Decoder::new(from)?),
+        Packing::Gzip => Box::new(MultiGzDecoder::new(BufReader::with_capacity(1 << 16, from))),
     })
 }
 
-struct Counted<F> {
-    file: File,
-    read: F,
+/// Says how much is read.
+pub struct Counted<R, F> {
+    /// From where.
+    pub file: R,
+    /// To whom.
+    pub read: F,
 }
 
-impl<F: FnMut(u64)> Read for Counted<F> {
+impl<R: Read, F: FnMut(u64)> Read for Counted<R, F> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let taken = self.file.read(buffer)?;
         (self.read)(taken as u64);
@@ -252,8 +327,13 @@ pub struct SealLine {
 pub const CUT: &str = "cut: its line feed is missing";
 
 /// Reads a file of seals line by line.
-pub fn read_seals(path: &Path, mut take: impl FnMut(SealLine)) -> io::Result<()> {
-    let mut file = BufReader::with_capacity(1 << 16, File::open(path)?);
+pub fn read_seals(path: &Path, take: impl FnMut(SealLine)) -> io::Result<()> {
+    read_seals_from(open(path)?, take)
+}
+
+/// The same of one that is open.
+pub fn read_seals_from(file: impl Read, mut take: impl FnMut(SealLine)) -> io::Result<()> {
+    let mut file = BufReader::with_capacity(1 << 16, file);
     let (mut number, mut end, mut line) = (0, 0, Vec::new());
     loop {
         line.clear();
@@ -343,9 +423,27 @@ mod tests {
             std::fs::write(folder.path().join(name), "x").unwrap();
         }
         assert_eq!(logs(folder.path()).unwrap().into_iter().collect::<Vec<_>>(), ["l", "m"]);
+        // A second file of the same number, and what would be waited for without end.
+        for name in ["l-20240101T000000Z-000017.ndjson", "l-20240101T000000Z-000017.seals"] {
+            std::fs::write(folder.path().join(name), "x").unwrap();
+        }
+        let fifo = folder.path().join("l-20240101T000000Z-000018.ndjson");
+        let made = std::process::Command::new("mkfifo").arg(&fifo).status().unwrap();
+        assert!(made.success());
+        assert_eq!(open(&fifo).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        std::os::unix::fs::symlink("/dev/zero", folder.path().join("l-20240101T000000Z-000018.seals")).unwrap();
+
         let listing = Listing::read(folder.path(), "l").unwrap();
+        assert_eq!(listing.special.len(), 2);
+        let doubles: Vec<_> = listing.doubles.iter().map(|(_, path)| path.file_name().unwrap()).collect();
+        let expected = [
+            "l-20231114T221320Z-000017.ndjson.zst",
+            "l-20240101T000000Z-000017.ndjson",
+            "l-20240101T000000Z-000017.seals",
+        ];
+        assert_eq!(doubles, expected);
         let files = &listing.closed[&17];
-        assert_eq!((files.all.len(), files.octets), (4, 4));
+        assert_eq!((files.all.len(), files.octets), (6, 6));
         assert!(files.data.as_ref().unwrap().ends_with("l-20231114T221320Z-000017.ndjson"));
         assert!(listing.live.data.is_some() && listing.live.seals.is_some());
         assert_eq!(listing.others, [folder.path().join("l.ndjson.1.gz")]);

@@ -106,12 +106,16 @@ pub struct Report {
     pub time: Option<(Timestamp, Timestamp)>,
     /// The latest signature that verifies.
     pub signed: Option<Signed>,
+    /// Records behind it: sealed, and guarded against accidents only.
+    pub unsigned_records: u64,
     /// Heads kept elsewhere that were compared.
     pub heads: u64,
     /// Retention removed segments up to this one; signed.
     pub removed_to: Option<u64>,
     /// Octets behind the last seal, of a log that is being written.
     pub unsealed_octets: u64,
+    /// Files with records that no seal here is of: retention may have removed what was.
+    pub unclaimed: Vec<PathBuf>,
     /// Runs that did not end as they should.
     pub breaks: Vec<Break>,
     /// Where it is not whole, in the order of the log.

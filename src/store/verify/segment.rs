@@ -1,25 +1,43 @@
 //! Holds one segment to its seals, and its seals to the chain and the keys.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::align::{LOOK, Sealed, Window, explain, fits_again, hash};
 use super::finding::{Break, Finding, Signed, What};
+use super::index;
+use crate::sink::archive::index::index_of;
 use crate::sink::sealed::key::PublicKey;
 use crate::sink::sealed::seal::{Chain, Hash, Kind, Seal};
-use crate::sink::sealed::segments::{CUT, Packing, SealLine, find_renamed, open_data, read_seals, sniff};
+use crate::sink::sealed::segments::{CUT, Counted, Packing, SealLine, find_renamed, read_seals_from, unpack};
+use crate::store::folder::Source;
 use crate::time::Timestamp;
 
 /// A segment that is to be verified.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Segment {
     pub number: u64,
-    pub seals: PathBuf,
-    pub data: Option<PathBuf>,
+    pub seals: Source,
+    pub data: Option<Source>,
     /// Octets of its lines when verification began, where they are being written.
     pub live: Option<u64>,
     /// The seal before, and the chain there, where these are known.
     pub before: Option<(u64, Hash)>,
+    /// Octets and hash of its first batch that has some.
+    pub first_batch: Option<(u64, Hash)>,
+}
+
+impl Segment {
+    /// Whether another look found it in the same files, which nobody writes to.
+    pub(super) fn is_where(&self, other: &Self) -> bool {
+        let place = |segment: &Self| (segment.number, segment.before, segment.first_batch);
+        let path = |source: &Option<Source>| source.as_ref().map(|source| source.path.clone());
+        self.live.is_none()
+            && other.live.is_none()
+            && place(self) == place(other)
+            && self.seals.path == other.seals.path
+            && path(&self.data) == path(&other.data)
+    }
 }
 
 /// What is the same for all segments of a log.
@@ -35,13 +53,15 @@ pub(super) struct Context<'a> {
 }
 
 /// What came of it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Outcome {
     pub seals: u64,
     pub records: u64,
     pub octets: u64,
     pub time: Option<(Timestamp, Timestamp)>,
     pub signed: Option<Signed>,
+    /// Behind the latest signature, or from the beginning where there is none.
+    pub unsigned_records: u64,
     pub unsealed_octets: u64,
     pub breaks: Vec<Break>,
     pub findings: Vec<Finding>,
@@ -64,9 +84,9 @@ pub(super) fn verify(segment: &Segment, context: &Context<'_>) -> Outcome {
         signatures: (0, Vec::new()),
         key: None,
     };
-    let read = read_seals(&segment.seals, |line| check.take(line));
+    let read = segment.seals.open().and_then(|(_, file, _)| read_seals_from(file, |line| check.take(line)));
     if let Err(error) = read {
-        check.say(&segment.seals, Finding::new(What::Unreadable, format!("its seals cannot be read: {error}")));
+        check.say(&segment.seals.path, Finding::new(What::Unreadable, format!("its seals cannot be read: {error}")));
     }
     check.tell_signatures();
     check.hold_data();
@@ -97,7 +117,7 @@ impl Check<'_> {
         if let Some(last) = self.outcome.findings.last_mut()
             && (last.what, &last.text) == (finding.what, &finding.text)
             && let (Some(seals), Some(more)) = (&mut last.seals, finding.seals)
-            && seals.1 + 1 == more.0
+            && seals.1.checked_add(1) == Some(more.0)
         {
             seals.1 = more.1;
             return;
@@ -110,7 +130,7 @@ impl Check<'_> {
     }
 
     fn take(&mut self, line: SealLine) {
-        let file = &self.segment.seals;
+        let file = &self.segment.seals.path;
         let (seal, body) = match line.seal {
             Ok(seal) => seal,
             // It is being written, or a crash cut it: the next start takes it off.
@@ -119,12 +139,20 @@ impl Check<'_> {
                 let text = format!("line {} of the seals is none: {error}", line.number);
                 self.say(file, Finding::new(What::ChangedSeal, text));
                 // The next one can follow from it, which nobody knows.
-                self.before = self.before.map(|(seal, _)| (seal + 1, Hash::default()));
+                self.before = self.before.map(|(seal, _)| (seal.saturating_add(1), Hash::default()));
                 return;
             }
         };
         self.chain(&seal, &body);
+        self.outcome.unsigned_records += seal.records;
         self.sign(&seal);
+        // A run, and so a segment, begins with a signature, or with what a crash left: the sensor writes no other.
+        let begins = matches!(self.last, None | Some(Kind::Close));
+        if begins && matches!(seal.kind, Kind::Batch | Kind::Removed) {
+            let behind = if self.last.is_none() { "at the beginning of a segment" } else { "behind a close" };
+            let text = format!("{behind} a run begins, signed; this seal begins none: somebody put it there");
+            self.say(file, Finding::new(What::Inserted, text).seal(seal.seal));
+        }
         if seal.segment != self.segment.number {
             let text = format!("this seal is one of segment {}", seal.segment);
             self.say(file, Finding::new(What::Swapped, text).seal(seal.seal));
@@ -146,7 +174,7 @@ impl Check<'_> {
             let mut finding = Finding::new(What::Inserted, text).seal(number);
             (finding.octets, finding.lines) =
                 (Some((offset, offset + octets)), (records > 0).then(|| (self.line, self.line + records - 1)));
-            self.say(self.segment.data.as_deref().unwrap_or(file), finding);
+            self.say(self.segment.data.as_ref().map_or(file, |data| data.path.as_path()), finding);
         } else if kind == Kind::Recovered {
             self.outcome.breaks.push(Break { segment, seal: number, time, records, torn: torn.unwrap_or(0) });
         }
@@ -166,9 +194,9 @@ impl Check<'_> {
 
     /// Number, chain and what was kept elsewhere.
     fn chain(&mut self, seal: &Seal, body: &[u8]) {
-        let file = &self.segment.seals;
+        let file = &self.segment.seals.path;
         match self.before {
-            Some((before, _)) if seal.seal > before + 1 => {
+            Some((before, _)) if seal.seal > before.saturating_add(1) => {
                 let mut text = "these seals are missing".to_owned();
                 if seal.missing_seals.is_some() {
                     text.push_str(", as the sensor noticed itself when it started");
@@ -195,7 +223,7 @@ impl Check<'_> {
     }
 
     fn sign(&mut self, seal: &Seal) {
-        let file = &self.segment.seals;
+        let file = &self.segment.seals.path;
         let Some(head) = seal.head(self.context.log) else {
             if seal.signature.is_some() || matches!(seal.kind, Kind::Open | Kind::Close | Kind::Removed) {
                 self.say(file, Finding::new(What::Signature, "it must be signed, and is not").seal(seal.seal));
@@ -204,6 +232,7 @@ impl Check<'_> {
         };
         if head.is_signed_by(self.context.keys) {
             self.signatures.0 += 1;
+            self.outcome.unsigned_records = 0;
             let (seal, time, chain, total_records) = (head.seal, head.time, head.chain, head.total_records);
             self.outcome.signed = Some(Signed { seal, time, chain, total_records });
         } else {
@@ -213,7 +242,7 @@ impl Check<'_> {
 
     fn tell_signatures(&mut self) {
         let (good, bad) = std::mem::take(&mut self.signatures);
-        let file = &self.segment.seals;
+        let file = &self.segment.seals.path;
         let known: Vec<_> = self.context.keys.iter().map(PublicKey::base64).collect();
         let stranger = self.key.take().filter(|key| good == 0 && !known.contains(key));
         let text = match stranger {
@@ -235,29 +264,39 @@ impl Check<'_> {
 
     fn hold_data(&mut self) {
         let batches = std::mem::take(&mut self.batches);
-        let Some(path) = &self.segment.data else {
+        let Some(data) = &self.segment.data else {
             if let (Some(first), Some(last)) = (batches.first(), batches.last()) {
                 let text = "the file with its records is missing, and no other file holds them";
                 let mut finding = Finding::new(What::MissingRecords, text);
                 (finding.seals, finding.octets) = (Some((first.seal, last.seal)), Some((0, last.offset + last.octets)));
                 finding.lines = Some((1, self.line - 1));
-                self.say(&self.segment.seals, finding);
+                self.say(&self.segment.seals.path, finding);
             }
             return;
         };
-        let mut window = match open_data(path, self.context.progress) {
-            Ok(reader) => Window::new(reader),
+        let opened = data.open().and_then(|(packing, file, path)| {
+            let file = Counted { file, read: self.context.progress };
+            Ok((unpack(packing, file)?, packing, path))
+        });
+        let (mut window, packing, path) = match opened {
+            Ok((reader, packing, path)) => (Window::new(reader), packing, path),
             Err(error) => {
                 let text = format!("its records cannot be read: {error}");
-                self.say(path, Finding::new(What::Unreadable, text));
+                self.say(&data.path, Finding::new(What::Unreadable, text));
                 return;
             }
         };
+        let path = path.as_path();
         self.compare(path, &mut window, &batches);
         self.look_behind(path, &mut window);
         if let Some(error) = window.error.take() {
             let text = format!("it cannot be unpacked behind octet {} of its records: {error}", window.position());
             self.say(path, Finding::new(What::Unreadable, text));
+        }
+        if packing == Packing::Zstd
+            && let Some(text) = index::lie(path)
+        {
+            self.say(&index_of(path), Finding::new(What::Changed, text));
         }
     }
 
@@ -278,7 +317,7 @@ impl Check<'_> {
                 return;
             }
             let later = batches.get(index + 1..).unwrap_or_default();
-            let total = total(path);
+            let total = self.segment.data.as_ref().and_then(total);
             let here = window.position();
             let again = fits_again(window.fill(LOOK), here, batch, later, total);
             let (count, len, next) = match again {
@@ -367,10 +406,10 @@ fn skip(window: &mut Window<'_>, octets: usize) -> u64 {
 }
 
 /// Octets of a segment as it is now, unpacked.
-fn total(path: &Path) -> Option<u64> {
-    if let Ok((Packing::Plain, file)) = sniff(path) {
-        return Some(file.metadata().ok()?.len());
+fn total(data: &Source) -> Option<u64> {
+    let (packing, file, _) = data.open().ok()?;
+    if packing == Packing::Plain {
+        return Some(file.file.metadata().ok()?.len());
     }
-    let mut data = open_data(path, |_| {}).ok()?;
-    std::io::copy(&mut data, &mut std::io::sink()).ok()
+    std::io::copy(&mut unpack(packing, file).ok()?, &mut std::io::sink()).ok()
 }
