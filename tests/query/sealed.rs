@@ -114,10 +114,10 @@ fn nothing_is_waited_for_without_end() {
     fifo(&plain);
     assert_says(
         &verify(folder.path()).expect(65).out,
-        &["unreadable", "it is no regular file", "missing_records, segment 2"],
+        &["unreadable", "is no regular file", "missing_records, segment 2"],
     );
-    assert_says(&query(folder.path(), &ALL).err, &["it is no regular file"]);
-    assert_says(&run(["query", plain.to_str().unwrap()]).expect(65).err, &["it is no regular file"]);
+    assert_says(&query(folder.path(), &ALL).err, &["is no regular file"]);
+    assert_says(&run(["query", plain.to_str().unwrap()]).expect(65).err, &["is no regular file"]);
     fs::remove_file(&plain).unwrap();
     std::os::unix::fs::symlink("/dev/zero", &plain).unwrap();
     verify(folder.path()).expect(65);
@@ -129,7 +129,7 @@ fn nothing_is_waited_for_without_end() {
         let path = folder.path().join(name);
         let octets = fs::read(&path).unwrap();
         fifo(&path);
-        assert_says(&verify(folder.path()).expect(65).out, &["it is no regular file"]);
+        assert_says(&verify(folder.path()).expect(65).out, &["is no regular file"]);
         query(folder.path(), &ALL);
         fs::remove_file(&path).unwrap();
         fs::write(&path, octets).unwrap();

@@ -716,7 +716,7 @@ fn a_full_disk_is_counted_and_recovered_from() {
     assert!(log.lost() > 0);
     assert_eq!(log.waiting() + log.lost(), total);
     log.reopen(at(1));
-    assert_eq!(log.waiting(), 0);
+    assert_eq!(log.waiting(), 0, "failing: {}, {:?}", log.is_failing(), log.file.as_ref().map(|file| file.metadata()));
     assert_eq!(log.written() + log.lost(), total);
     assert_eq!(lines(&path).len() as u64, log.written());
     log.close(at(2));
