@@ -110,6 +110,19 @@ fn nothing_unsigned_begins_a_segment_or_follows_a_close() {
     append(&live(behind.path(), "seals"), &unsigned(Kind::Batch, last.segment, &lines, &last));
     let report = verified(behind.path(), true);
     assert_eq!((only(&report).what, only(&report).seals), (What::Inserted, Some((last.seal + 1, last.seal + 1))));
+    // As what a crash left: no crash comes behind the end, and the next start signs none of it.
+    let crashed = copy(folder.path());
+    append(&live(crashed.path(), "ndjson"), &lines);
+    append(&live(crashed.path(), "seals"), &unsigned(Kind::Recovered, last.segment, &lines, &last));
+    let report = verified(crashed.path(), true);
+    assert_eq!((only(&report).what, report.breaks.len()), (What::Inserted, 0), "{report:#?}");
+    let mut log = open(crashed.path(), &small_segments(), at(1000));
+    log.write(&line(1));
+    log.close(at(1001));
+    drop(log);
+    let report = verified(crashed.path(), true);
+    let inserted = report.findings.iter().filter(|finding| finding.what == What::Inserted);
+    assert!(!report.is_whole && inserted.count() > 0, "{report:#?}");
     // In a segment of its own.
     for (from, suffix) in [(&records, "ndjson"), (&path, "seals")] {
         let name = format!("linewarden-20231114T223000Z-{:06}.{suffix}", last.segment);

@@ -44,6 +44,8 @@ const MAX_LINE: usize = 8 << 20;
 struct Summary {
     first: Seal,
     last: Seal,
+    /// A run has ended, and none has begun since.
+    is_closed: bool,
     /// One of them is signed by us.
     is_ours: bool,
     /// That they name.
@@ -58,6 +60,7 @@ impl Summary {
     fn of(first: Seal, is_ours: bool) -> Self {
         Self {
             last: first.clone(),
+            is_closed: first.kind == Kind::Close,
             is_ours,
             key: first.key.clone(),
             first_batch: (first.octets > 0).then_some((first.octets, first.sha256)),
@@ -74,6 +77,8 @@ impl Summary {
         let is_believed = match signed {
             Some(true) => follows || !self.is_ours || seal.seal > self.last.seal,
             Some(false) => follows && !self.is_ours,
+            // Behind a close we seal what others wrote as foreign, and nothing else without a signature.
+            None if self.is_closed && seal.octets > 0 && seal.foreign.is_none() => false,
             None => follows || seal.missing_seals.is_some_and(|missing| !self.is_ours && missing > 0),
         };
         if !is_believed {
@@ -90,6 +95,11 @@ impl Summary {
         self.key = seal.key.clone().or(self.key.take());
         self.total_records = seal.total_records.unwrap_or(self.total_records.saturating_add(seal.records));
         self.total_octets = seal.total_octets.unwrap_or(self.total_octets.saturating_add(seal.octets));
+        self.is_closed = match seal.kind {
+            Kind::Close => true,
+            Kind::Open => false,
+            _ => self.is_closed,
+        };
         self.last = seal;
         true
     }
@@ -158,7 +168,7 @@ impl Recovery<'_> {
             (self.chain.total_records, self.chain.total_octets) = (summary.total_records, summary.total_octets);
             if is_live {
                 (segment, start, end) = (last.segment, summary.first.time, last.end());
-                left = if last.kind == Kind::Close { Left::Closed } else { Left::Open };
+                left = if summary.is_closed { Left::Closed } else { Left::Open };
             } else {
                 segment = last.segment + 1;
             }

@@ -81,6 +81,7 @@ pub(super) fn verify(segment: &Segment, context: &Context<'_>) -> Outcome {
         line: 1,
         batches: Vec::new(),
         last: None,
+        is_closed: false,
         signatures: (0, Vec::new()),
         key: None,
     };
@@ -103,6 +104,8 @@ struct Check<'a> {
     line: u64,
     batches: Vec<Sealed>,
     last: Option<Kind>,
+    /// A run has ended, and none has begun since.
+    is_closed: bool,
     /// Signatures that verify, and seals with others.
     signatures: (u64, Vec<u64>),
     /// Whose the seals say they are.
@@ -146,12 +149,19 @@ impl Check<'_> {
         self.chain(&seal, &body);
         self.outcome.unsigned_records += seal.records;
         self.sign(&seal);
-        // A run, and so a segment, begins with a signature, or with what a crash left: the sensor writes no other.
-        let begins = matches!(self.last, None | Some(Kind::Close));
-        if begins && matches!(seal.kind, Kind::Batch | Kind::Removed) {
+        // A run, and so a segment, begins with a signature, or with what a crash left: the sensor writes no other. Behind a close
+        // nothing is left by a crash: the sensor itself seals what stands there as foreign.
+        let begins = self.last.is_none() || self.is_closed;
+        let is_left = self.is_closed && seal.kind == Kind::Recovered && seal.octets > 0 && seal.foreign.is_none();
+        if is_left || begins && matches!(seal.kind, Kind::Batch | Kind::Removed) {
             let behind = if self.last.is_none() { "at the beginning of a segment" } else { "behind a close" };
             let text = format!("{behind} a run begins, signed; this seal begins none: somebody put it there");
             self.say(file, Finding::new(What::Inserted, text).seal(seal.seal));
+        }
+        match seal.kind {
+            Kind::Close => self.is_closed = true,
+            Kind::Open => self.is_closed = false,
+            _ => {}
         }
         if seal.segment != self.segment.number {
             let text = format!("this seal is one of segment {}", seal.segment);
@@ -175,7 +185,7 @@ impl Check<'_> {
             (finding.octets, finding.lines) =
                 (Some((offset, offset + octets)), (records > 0).then(|| (self.line, self.line + records - 1)));
             self.say(self.segment.data.as_ref().map_or(file, |data| data.path.as_path()), finding);
-        } else if kind == Kind::Recovered {
+        } else if kind == Kind::Recovered && !is_left {
             self.outcome.breaks.push(Break { segment, seal: number, time, records, torn: torn.unwrap_or(0) });
         }
         if octets > 0 {
