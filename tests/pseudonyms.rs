@@ -99,12 +99,12 @@ fn is_home(address: IpAddr) -> bool {
     let octets = six.octets();
     let four = |from: usize| [0, 1, 2, 3].map(|place| octets[from + place]);
     let made_of = match six.segments() {
-        [0x2002, ..] => Some(four(2)),
-        [0x2001, 0, ..] => Some(four(12).map(|octet| !octet)),
-        [_, _, _, _, 0 | 0x200, 0x5efe, ..] => Some(four(12)),
-        _ => None,
+        [0x2002, ..] => vec![four(2)],
+        [0x2001, 0, ..] => vec![four(4), four(12).map(|octet| !octet)],
+        [_, _, _, _, 0 | 0x200, 0x5efe, ..] => vec![four(12)],
+        _ => Vec::new(),
     };
-    holds(address) || made_of.is_some_and(|octets| holds(octets.into()))
+    holds(address) || made_of.into_iter().any(|octets| holds(octets.into()))
 }
 
 /// Words of a text: an address, a number or an identifier is one, whatever stands around it.
@@ -208,6 +208,75 @@ fn assert_community_id(record: &Record) {
     hash.update([record.proto, 0]);
     ends.iter().for_each(|(_, port)| hash.update(port.to_be_bytes()));
     assert_eq!(record.community_id.to_string(), format!("1:{}", STANDARD.encode(hash.finalize())));
+}
+
+/// IPv6 addresses: those that tell the host 198.51.100.10, and those that tell its neighbour in the same place.
+#[test]
+fn addresses_that_are_made_of_a_home_address_are_hidden() {
+    const CASES: &[(&str, &str, &str)] = &[
+        ("6to4", "2002:c633:640a::1", "2002:c633:640b::1"),
+        ("Teredo client", "2001:0:c000:201:0:5fd6:39cc:9bf5", "2001:0:c000:201:0:5fd6:39cc:9bf4"),
+        ("Teredo server", "2001:0:c633:640a:0:5fd6:3fff:fdfe", "2001:0:c633:640b:0:5fd6:3fff:fdfe"),
+        ("Teredo link-local, cone", "fe80::8000:f227:39cc:9bf5", "fe80::8000:f227:39cc:9bf4"),
+        ("Teredo link-local", "fe80::f227:39cc:9bf5", "fe80::f227:39cc:9bf4"),
+        ("Teredo link-local, random flags", "fe80::3c5a:f227:39cc:9bf5", "fe80::3c5a:f227:39cc:9bf4"),
+        ("Teredo link-local, the port as ISATAP", "fe80::5efe:39cc:9bf5", "fe80::5efe:39cc:9bf4"),
+        ("Teredo link-local, the port of all bits", "fe80::39cc:9bf5", "fe80::39cc:9bf4"),
+        ("ISATAP", "2001:db8::5efe:c633:640a", "2001:db8::5efe:c633:640b"),
+        ("ISATAP, global", "2001:db8::200:5efe:c633:640a", "2001:db8::200:5efe:c633:640b"),
+        ("ISATAP link-local", "fe80::5efe:c633:640a", "fe80::5efe:c633:640b"),
+        ("ISATAP behind 6to4", "2002:c000:201::5efe:c633:640a", "2002:c000:201::5efe:c633:640b"),
+        ("6in4 link-local", "fe80::c633:640a", "fe80::c633:640b"),
+        ("translated", "64:ff9b::c633:640a", "64:ff9b::c633:640b"),
+        ("IPv4-mapped", "::ffff:198.51.100.10", "::ffff:198.51.100.11"),
+        ("IPv4-compatible", "::198.51.100.10", "::198.51.100.11"),
+        ("none: elsewhere", "198.51.100.10", "2001:db8:c633:640a:39cc:9bf5:c633:640a"),
+    ];
+    let policy = policy(Vec::new());
+    let pseudonyms = Pseudonyms::new(key(KEY), vec!["198.51.100.10/32".parse().unwrap()], Arc::clone(&policy));
+    let clear = records(capture("teredo-miredo").parent().unwrap(), &policy);
+    for (name, home, neighbour) in CASES {
+        let mut record = clear[0].clone();
+        (record.src_ip, record.dst_ip) = (home.parse().unwrap(), neighbour.parse().unwrap());
+        pseudonyms.apply(&mut record);
+        assert_eq!(record.src_ip, key(KEY).pseudonym(home.parse().unwrap()), "{name}");
+        assert_eq!(record.dst_ip, neighbour.parse::<IpAddr>().unwrap(), "{name}");
+    }
+}
+
+/// Whichever host of a capture is at home: no four octets of an address that is shown are its, nor its turned.
+#[test]
+fn no_address_has_a_hidden_host_in_its_octets() {
+    let mut found = BTreeSet::new();
+    for folder in capture_folders() {
+        let policy = policy(Vec::new());
+        let clear = records(&folder, &policy);
+        let addresses = |records: &[Record]| -> BTreeSet<IpAddr> {
+            records.iter().flat_map(|record| [record.src_ip, record.dst_ip]).collect()
+        };
+        let seen = addresses(&clear);
+        let is_told = |host: [u8; 4], address: &IpAddr| {
+            let IpAddr::V6(address) = address else { return *address == IpAddr::from(host) };
+            address.octets().windows(4).any(|four| four == host || four == host.map(|octet| !octet))
+        };
+        for host in seen.iter().filter(|_| seen.iter().any(IpAddr::is_ipv6)) {
+            let IpAddr::V4(four) = host else { continue };
+            // Nobody's, and in many an address by chance.
+            if four.is_unspecified() || four.is_broadcast() {
+                continue;
+            }
+            let told = seen.iter().filter(|address| address.is_ipv6() && is_told(four.octets(), address));
+            found.extend(told.map(|address| (name(&folder).to_owned(), *address)));
+            let pseudonyms = Pseudonyms::new(key(KEY), vec![(*host).into()], Arc::clone(&policy));
+            let mut hidden = clear.clone();
+            hidden.iter_mut().for_each(|record| pseudonyms.apply(record));
+            for address in addresses(&hidden) {
+                assert!(!is_told(four.octets(), &address), "{}: {address} tells {host}", name(&folder));
+            }
+        }
+    }
+    assert!(found.iter().any(|(_, address)| address.to_string().starts_with("fe80:")), "{found:?}");
+    assert!(found.len() >= 4, "the search finds what is there without pseudonyms: {found:?}");
 }
 
 #[test]
@@ -360,6 +429,19 @@ fn commands_hide_and_who_holds_the_key_finds_back() {
         assert!(!replayed.contains("198.51.100.") && !said.contains("198.51.100."), "{said}");
         assert!(!said.contains("84f720bee2edfd57"), "{said}");
     }
+    // Networks that the command line names are hidden too, beside those of the settings, not in place of them.
+    let settings = SETTINGS.replace("198.51.100.0/25", "198.51.100.1/32").replace("KEY", key.to_str().unwrap());
+    fs::write(folder.path().join("s.toml"), settings).unwrap();
+    let replay = ["replay", "--quiet", "--home-net", "198.51.100.2/32", file];
+    let explain = ["explain", "--home-net", "198.51.100.2/32", file, "--flow", one];
+    for arguments in [&replay[..], &explain[..]] {
+        let said = linewarden(folder.path(), arguments).expect(0).out;
+        assert_says(&said, &[one, two]);
+        assert!(!said.contains("198.51.100."), "{said}");
+    }
+    let said = linewarden(folder.path(), &["replay", "--quiet", "--home-net", "203.0.113.0/24", file]).expect(0).out;
+    assert_says(&said, &[one, "198.51.100.2"]);
+    assert!(!said.contains("198.51.100.1\""), "{said}");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
     let done = linewarden(folder.path(), &["replay", file]).expect(78);
     assert_says(&done.err, &["mode 0640", "chmod 600"]);

@@ -4,6 +4,7 @@ mod lanes;
 mod output;
 
 use std::io::{self, IsTerminal, Write};
+use std::mem;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -133,7 +134,8 @@ impl Judging {
     pub(super) fn load(&self, quiet: bool) -> Result<(Config, Arc<Policy>), Failure> {
         let mut config = self.sources.config()?;
         if !self.home_net.is_empty() {
-            config.flow.home_nets.clone_from(&self.home_net);
+            // What the settings hide stays hidden.
+            config.privacy.home_nets = mem::replace(&mut config.flow.home_nets, self.home_net.clone());
         }
         if let Some(least) = self.min_confidence {
             config.policy.min_confidence = match least {

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use ipnet::IpNet;
+
 use super::reader::{Section, Value};
 use super::set;
 
@@ -86,6 +88,8 @@ pub enum When {
 pub struct PrivacyConfig {
     /// Pseudonyms stand for addresses of `flow.home_nets`.
     pub pseudonyms: bool,
+    /// For those of these networks, too: no setting, but what the settings named where the command line names others.
+    pub home_nets: Vec<IpNet>,
     /// Their key's file; `None`: `pseudonym.key` in the state's folder.
     pub key: Option<PathBuf>,
 }

@@ -186,7 +186,8 @@ impl Pseudonyms {
             None if is_given => PseudonymKey::require(&path)?,
             None => PseudonymKey::make(&path)?,
         };
-        Ok(Some(Self::new(key, config.flow.home_nets.clone(), Arc::clone(policy))))
+        let home = [&*config.flow.home_nets, &config.privacy.home_nets].concat();
+        Ok(Some(Self::new(key, home, Arc::clone(policy))))
     }
 
     /// Hides addresses of home networks that no approval names.
@@ -241,7 +242,7 @@ impl Pseudonyms {
     fn is_home(&self, address: IpAddr) -> bool {
         let holds = |address: IpAddr| self.home.iter().any(|net| net.contains(&address));
         holds(address)
-            || matches!(address, IpAddr::V6(address) if embedded(address).is_some_and(|address| holds(address.into())))
+            || matches!(address, IpAddr::V6(address) if embedded(address).any(|address| holds(address.into())))
     }
 
     fn hide_value(&self, found: &mut EvidenceRecord, mut shown: impl FnMut(IpAddr) -> IpAddr, is_hidden: [bool; 2]) {
@@ -266,22 +267,28 @@ const NODES: [&str; 3] = ["zerotier.hello", "zerotier.answer", "zerotier.address
 
 const NODE_BITS: u32 = 40;
 
-/// The IPv4 address of a host that its IPv6 address tells.
-fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
+/// The IPv4 addresses that an IPv6 address tells.
+fn embedded(address: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
     let octets = address.octets();
     let at = |place: usize| octets.get(place..place + 4)?.try_into().ok().map(u32::from_be_bytes);
-    let bits = match octets {
+    // RFC 4380 4: a Teredo client's, every bit of it the other way.
+    let client = at(12).map(|bits| !bits);
+    let by_prefix = match octets {
         // RFC 3056 2: 6to4.
-        [0x20, 0x02, ..] => at(2),
-        // RFC 4380 4: Teredo, every bit of it the other way.
-        [0x20, 0x01, 0, 0, ..] => at(12).map(|bits| !bits),
+        [0x20, 0x02, ..] => [at(2), None],
+        // RFC 4380 4: Teredo; the server's stands first.
+        [0x20, 0x01, 0, 0, ..] => [at(4), client],
+        // RFC 4213 3.7: the link-local address of an end of 6in4 or 6to4. Any may be one of Teredo's, too.
+        [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ..] => [at(12), client],
+        // RFC 4380 5.2.1: a Teredo client asks its server from a link-local address of the same interface identifier.
+        [0xfe, 0x80, 0, 0, 0, 0, 0, 0, ..] => [None, client],
         // RFC 6052 2.1: the well-known prefix of translators.
-        [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0, ..] => at(12),
-        // RFC 4291 2.5.5.2: IPv4-mapped.
-        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ..] => at(12),
-        // RFC 5214 6.1: ISATAP.
-        [_, _, _, _, _, _, _, _, 0 | 2, 0, 0x5e, 0xfe, ..] => at(12),
-        _ => None,
+        [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0, ..] => [at(12), None],
+        // RFC 4291 2.5.5: IPv4-compatible and IPv4-mapped.
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ..] | [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ..] => [at(12), None],
+        _ => [None, None],
     };
-    bits.map(Ipv4Addr::from_bits)
+    // RFC 5214 6.1: ISATAP, behind any prefix.
+    let is_isatap = matches!(octets, [_, _, _, _, _, _, _, _, 0 | 2, 0, 0x5e, 0xfe, ..]);
+    by_prefix.into_iter().chain([at(12).filter(|_| is_isatap)]).flatten().map(Ipv4Addr::from_bits)
 }
