@@ -323,6 +323,19 @@ fn what_a_sensor_left_behind_is_complete_and_whole_until_somebody_changes_it() {
     assert_says(&fs::read_to_string(page).unwrap(), &["✗ not whole", "linewarden: changed, segment 1"]);
 }
 
+#[test]
+fn no_cell_is_a_formula() {
+    let line = PEER.to_owned() + "\nneed = \"=HYPERLINK(1)\"";
+    let folder = replayed(&["wireguard-port-51820"], &approval("vpn", "-partner", &line));
+    let (log, tables) = (folder.path().join("log"), folder.path().join("tables"));
+    report(&log, &[&["--format", "csv", "--out", tables.to_str().unwrap()], &DAY[..]].concat()).expect(0);
+    assert_says(&fs::read_to_string(tables.join("approvals.csv")).unwrap(), &["'-partner,"]);
+    let query = ["query", log.to_str().unwrap(), "--format", "csv"];
+    for more in [&[][..], &["--group-by", "approval"]] {
+        assert_says(&run(query.iter().chain(more)).expect(0).out, &["'-partner,"]);
+    }
+}
+
 /// Whatever `--out` names, the log, its keys and what is no file stay as they are.
 #[test]
 fn a_report_replaces_nothing_but_a_report() {
