@@ -6,8 +6,11 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use linewarden::config::{Approvals, Config, Format, Only, When};
+use linewarden::config::{Approvals, Config, Format, Only, When, is_own_file};
+use linewarden::daemon::SUMMARY_FILE;
 use linewarden::policy::ApprovalKind;
+use linewarden::sink::sealed::key;
+use linewarden::sink::{inventory, pseudonym};
 use linewarden::time::Timestamp;
 use proptest::prelude::*;
 
@@ -72,11 +75,24 @@ fn outputs_and_what_is_hidden_are_read_and_checked() {
         (output("format = \"eve\""), "file is missing"),
         (output("format = \"eve\"\nfile = \"../a\""), "the name of a file"),
         (output("format = \"eve\"\nfile = \"sensor.ndjson\""), "the log's own"),
+        (output("format = \"eve\"\nfile = \"pseudonym.key\""), "the log's own"),
+        (output("format = \"eve\"\nfile = \"inventory.sqlite-wal\""), "the log's own"),
+        (output("format = \"eve\"\nfile = \"control.sock\""), "the log's own"),
+        (output("format = \"eve\"\nfile = \"state\""), "the log's own"),
+        (output("format = \"eve\"\nfile = \"metrics.lock\""), "the log's own"),
         (output("format = \"eve\"\nfile = \"a.json.1\""), "an older file's"),
         (output("format = \"eve\"\nfile = \"a\"\nkeep = 0"), "from 1 to 1000"),
         (
             output("format = \"eve\"\nfile = \"a\"\n[[outputs]]\nformat = \"ecs\"\nfile = \"a\""),
             "another output writes that file",
+        ),
+        (
+            output("format = \"eve\"\nfile = \"k\"") + "[records]\ndir = \"log\"\n[privacy]\nkey = \"./log/k\"\n",
+            "privacy.key, control.socket",
+        ),
+        (
+            output("format = \"eve\"\nfile = \"m\"") + "[records]\ndir = \"log\"\n[metrics]\nlisten = \"unix:log/m\"\n",
+            "metrics.listen",
         ),
         ("[journal]\nfindings = \"yes\"\n".to_owned(), "write \"auto\", or true or false"),
         ("[privacy]\npseudonyms = true\n".to_owned(), "flow.home_nets"),
@@ -86,6 +102,19 @@ fn outputs_and_what_is_hidden_are_read_and_checked() {
     }
     let hidden = load("[privacy]\npseudonyms = true\n[flow]\nhome_nets = [\"10.0.0.0/8\"]\n").unwrap();
     assert!(hidden.privacy.pseudonyms);
+}
+
+/// Every file that the daemon keeps in the folder of its state, which may be that of the log.
+#[test]
+fn no_output_takes_the_name_of_a_key_or_a_base() {
+    for name in
+        [pseudonym::KEY_FILE, key::SECRET_FILE, key::PUBLIC_FILE, inventory::FILE, SUMMARY_FILE, "linewarden.heads"]
+    {
+        assert!(is_own_file(name), "{name}");
+    }
+    for name in ["eve.json", "statements.json", "inventory.json", "ecs.log"] {
+        assert!(!is_own_file(name), "{name}");
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod page;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -306,7 +307,10 @@ fn what_a_sensor_left_behind_is_complete_and_whole_until_somebody_changes_it() {
     let key = folder.path().join("linewarden-log/state/sensor.pub");
     let octets = fs::read(&key).unwrap();
     fs::remove_file(&key).unwrap();
-    assert_says(&there(&folder, &range).expect(0).err, &["the log was not verified", "name the sensor.pub"]);
+    let unverified = there(&folder, &range).expect(78);
+    assert_says(&unverified.err, &["the log was not verified", "the log is NOT VERIFIED", "name the sensor.pub"]);
+    assert_documented(&serde_json::from_str(&unverified.out).unwrap());
+    there(&folder, &[&range[..], &["--no-verify"]].concat()).expect(0);
     assert_says(&there(&folder, &[&range[..], &["--key", "nowhere"]].concat()).expect(78).err, &["nowhere"]);
     fs::write(&key, octets).unwrap();
     // Somebody moves an octet from one flow to another.
@@ -317,6 +321,65 @@ fn what_a_sensor_left_behind_is_complete_and_whole_until_somebody_changes_it() {
     let broken = there(&folder, &["linewarden-log", "--from", &from, "--to", &to, "--out", "r.html"]).expect(65);
     assert_says(&broken.err, &["the log is not whole", "the log is NOT WHOLE: the report says where"]);
     assert_says(&fs::read_to_string(page).unwrap(), &["✗ not whole", "linewarden: changed, segment 1"]);
+}
+
+#[test]
+fn no_cell_is_a_formula() {
+    let line = PEER.to_owned() + "\nneed = \"=HYPERLINK(1)\"";
+    let folder = replayed(&["wireguard-port-51820"], &approval("vpn", "-partner", &line));
+    let (log, tables) = (folder.path().join("log"), folder.path().join("tables"));
+    report(&log, &[&["--format", "csv", "--out", tables.to_str().unwrap()], &DAY[..]].concat()).expect(0);
+    assert_says(&fs::read_to_string(tables.join("approvals.csv")).unwrap(), &["'-partner,"]);
+    let query = ["query", log.to_str().unwrap(), "--format", "csv"];
+    for more in [&[][..], &["--group-by", "approval"]] {
+        assert_says(&run(query.iter().chain(more)).expect(0).out, &["'-partner,"]);
+    }
+}
+
+/// Whatever `--out` names, the log, its keys and what is no file stay as they are.
+#[test]
+fn a_report_replaces_nothing_but_a_report() {
+    let folder = replayed(&["wireguard-port-51820"], "");
+    let log = folder.path().join("log");
+    let inside = |name: &str| log.join(name);
+    fs::create_dir(inside("state")).unwrap();
+    fs::write(inside("state/sensor.key"), "key").unwrap();
+    fs::copy(inside("linewarden.ndjson"), folder.path().join("other")).unwrap();
+    symlink("linewarden.ndjson", inside("link")).unwrap();
+    symlink("nowhere", inside("dangling")).unwrap();
+    let before = fs::read(inside("linewarden.ndjson")).unwrap();
+    let to = |log: &Path, out: &Path| {
+        run(["report", log.to_str().unwrap(), "--out", out.to_str().unwrap()].iter().chain(&DAY))
+    };
+    for (name, says) in [
+        ("linewarden.ndjson", "the log's own"),
+        ("linewarden.seals", "the log's own"),
+        ("../log/summary.json", "the log's own"),
+        ("state/sensor.key", "the log's own"),
+        ("link", "no regular file"),
+        ("dangling", "no regular file"),
+        ("state", "the log's own"),
+    ] {
+        assert_says(&to(&log, &inside(name)).expect(64).err, &[says]);
+        to(&inside("linewarden.ndjson"), &inside(name)).expect(64);
+    }
+    let other = folder.path().join("other");
+    assert_says(&to(&other, &other).expect(64).err, &["is to be read, and would be overwritten"]);
+    assert_eq!(fs::read(&other).unwrap(), before);
+    assert_eq!(fs::read(inside("linewarden.ndjson")).unwrap(), before);
+    assert_eq!(fs::read(inside("state/sensor.key")).unwrap(), b"key");
+    assert!(!inside("linewarden.seals").exists() && !inside("nowhere").exists());
+    // A link under the name of a table is no table.
+    let tables = folder.path().join("tables");
+    fs::create_dir(&tables).unwrap();
+    symlink("../other", tables.join("report.csv")).unwrap();
+    let csv = [&["--format", "csv", "--out", tables.to_str().unwrap()], &DAY[..]].concat();
+    assert_says(&report(&log, &csv).expect(64).err, &["report.csv: cannot be written", "no regular file"]);
+    assert_eq!(fs::read(&other).unwrap(), before);
+    // What was a report may be one again.
+    for _ in 0..2 {
+        to(&log, &inside("r.html")).expect(0);
+    }
 }
 
 fn done_there(folder: &TempDir, arguments: &[String]) -> Done {

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use super::query::{named, network, protocols};
+use super::written::cell;
 use super::{BAD_DATA, Failure, PERMISSION, USAGE};
 use crate::config::{Config, LOG_FOLDERS, STATE_FOLDER};
 use crate::policy::Label;
@@ -198,7 +199,8 @@ fn csv(out: &mut impl Write, columns: &[String], rows: &[Vec<Value>]) -> io::Res
     let mut to = csv::Writer::from_writer(out);
     to.write_record(columns)?;
     for row in rows {
-        to.write_record(row.iter().map(plain_text))?;
+        let texts: Vec<_> = row.iter().map(plain_text).collect();
+        to.write_record(texts.iter().map(|text| cell(text.as_bytes())))?;
     }
     to.flush()
 }

@@ -17,6 +17,7 @@ mod replay;
 mod report;
 mod run;
 mod verify_log;
+mod written;
 
 use std::ffi::OsString;
 use std::fmt;

@@ -5,7 +5,6 @@ mod output;
 
 use std::io::{self, IsTerminal, Write};
 use std::mem;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,6 +14,7 @@ use ipnet::IpNet;
 
 pub(super) use self::lanes::Lanes;
 use self::output::{Form, Output};
+use super::written::{is_same, spare, unwritable};
 use super::{BAD_DATA, FINDINGS, Failure, Sources, USAGE};
 use crate::audit::OtherRecords;
 use crate::capture::Summary;
@@ -169,10 +169,13 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         None => {}
     }
     for written in options.out.iter().chain(&options.summary_json) {
-        if let Some(file) = options.files.iter().find(|file| is_same(file, written)) {
-            let message = format!("{} is to be read, and would be overwritten: write elsewhere", file.display());
-            return Err(Failure::new(USAGE, message));
-        }
+        spare(&options.files, written)?;
+    }
+    if let (Some(out), Some(summary)) = (&options.out, &options.summary_json)
+        && is_same(out, summary)
+    {
+        let message = format!("{}: the summary would overwrite the records: write it elsewhere", summary.display());
+        return Err(Failure::new(USAGE, message));
     }
     let pseudonyms = Pseudonyms::open(&config, &policy, Missing::Refuse)?;
     let output = Output::open(options.out.as_deref(), options.format.form())?;
@@ -205,8 +208,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     }
     if let Some(path) = &options.summary_json {
         let text = serde_json::to_string_pretty(&summary).unwrap_or_default() + "\n";
-        std::fs::write(path, text)
-            .map_err(|error| Failure::new(super::FAILED, format!("{}: cannot be written: {error}", path.display())))?;
+        std::fs::write(path, text).map_err(|error| unwritable(path, &error))?;
     }
     read?;
     let unapproved = summary.flows_with(Label::UnapprovedVpnTunnel);
@@ -216,15 +218,6 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
-}
-
-/// Whether two paths lead to one file; devices such as /dev/null are nobody's loss.
-fn is_same(one: &Path, other: &Path) -> bool {
-    let identity = |path: &Path| {
-        let metadata = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
-        Some((metadata.dev(), metadata.ino()))
-    };
-    identity(one).is_some_and(|identity_of_one| identity(other) == Some(identity_of_one))
 }
 
 /// Reads files one after the other. What was read before an error is judged and summed up all the same.

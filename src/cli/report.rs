@@ -5,7 +5,7 @@ mod html;
 mod tables;
 mod text;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +16,7 @@ use self::text::{quoted, time};
 use super::query::source::{self, Range};
 use super::query::when;
 use super::verify_log::{self, load_heads};
+use super::written::{is_replaceable, spare, spare_own, unwritable, write_whole};
 use super::{BAD_DATA, FAILED, Failure, USAGE};
 use crate::config::{Config, host_name};
 use crate::daemon::clock;
@@ -28,7 +29,7 @@ use crate::time::Timestamp;
 /// Arguments of the command.
 #[derive(Debug, Args)]
 #[command(
-    after_long_help = "Example: linewarden report /var/log/linewarden --from 2026-11-01 --to 2026-11-30 --out november.html\n\nExit code 0: the report is written; 65: it is written, and the log is not whole or parts of it cannot be read, or there is nothing to report."
+    after_long_help = "Example: linewarden report /var/log/linewarden --from 2026-11-01 --to 2026-11-30 --out november.html\n\nExit code 0: the report is written; 65: it is written, and the log is not whole or parts of it cannot be read, or there is nothing to report; 78: it is written, and the log is not verified, for want of the sensor's public key."
 )]
 pub struct Options {
     /// Folders of the log, or files of it (.ndjson, .ndjson.zst) in the order of their time [default: records.dir, else
@@ -95,8 +96,10 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let paths = if options.paths.is_empty() { vec![config.log_to_read()] } else { options.paths.clone() };
     // The commands that the report names are to work from everywhere.
     let paths: Vec<_> = paths.into_iter().map(|path| fs::canonicalize(&path).unwrap_or(path)).collect();
+    check_target(options, &config, &paths)?;
     let sensors = sensors(&paths, period)?;
-    let integrity = paths.iter().map(|path| integrity(options, &config, path)).collect::<Result<Vec<_>, Failure>>()?;
+    let verified = paths.iter().map(|path| integrity(options, &config, path)).collect::<Result<Vec<_>, Failure>>()?;
+    let (integrity, unverified): (Vec<_>, Vec<_>) = verified.into_iter().unzip();
     if options.no_index {
         log = log.without_indexes();
     }
@@ -144,7 +147,19 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     if damaged > 0 {
         return Err(Failure::new(BAD_DATA, "parts of the log cannot be read: the report is of the rest, and says so"));
     }
-    Ok(())
+    unverified.into_iter().flatten().next().map_or(Ok(()), Err)
+}
+
+/// Before anything is read: the report must not replace what it is of.
+fn check_target(options: &Options, config: &Config, paths: &[PathBuf]) -> Result<(), Failure> {
+    let Some(out) = options.out.as_deref().filter(|_| options.format != Form::Csv) else { return Ok(()) };
+    spare(paths.iter().chain(&options.key).chain(&options.heads).chain(&options.config), out)?;
+    for path in paths {
+        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+        let heads = options.heads.as_deref().unwrap_or(folder);
+        spare_own([folder, &config.state_to_read(folder), heads], out)?;
+    }
+    is_replaceable(out)
 }
 
 fn period(options: &Options, now: Timestamp) -> Result<Period, Failure> {
@@ -180,8 +195,9 @@ fn sensors(paths: &[PathBuf], period: Period) -> Result<Option<Sensors>, Failure
     Ok(Some(Sensors::read(&Log::open(&folders, SENSOR_LOG)?, period)))
 }
 
-/// Verifies the logs of a folder. A key or heads that are named must be there.
-fn integrity(options: &Options, config: &Config, folder: &Path) -> Result<Integrity, Failure> {
+/// Verifies the logs of a folder. A key or heads that are named must be there; a log that could be verified, and is not, is
+/// a failure once the report is written.
+fn integrity(options: &Options, config: &Config, folder: &Path) -> Result<(Integrity, Option<Failure>), Failure> {
     let state = config.state_to_read(folder);
     let default = [state.join(PUBLIC_FILE)];
     let key_files = if options.key.is_empty() { default.as_slice() } else { &options.key };
@@ -200,7 +216,8 @@ fn integrity(options: &Options, config: &Config, folder: &Path) -> Result<Integr
         logs,
         command: command.clone(),
     };
-    let not_verified = |why: String| Ok(told(Some(why), None, Vec::new(), Vec::new()));
+    let not_verified =
+        |why: String| -> Result<_, Failure> { Ok((told(Some(why), None, Vec::new(), Vec::new()), None)) };
     if options.no_verify {
         return not_verified("--no-verify was given".to_owned());
     }
@@ -218,7 +235,11 @@ fn integrity(options: &Options, config: &Config, folder: &Path) -> Result<Integr
     };
     let keys = match verify_log::keys(&options.key, &state) {
         Ok(keys) => keys,
-        Err(failure) if options.key.is_empty() => return not_verified(failure.message),
+        Err(failure) if options.key.is_empty() => {
+            let message = format!("{}: the log is NOT VERIFIED: {}", folder.display(), failure.message);
+            let (integrity, _) = not_verified(failure.message)?;
+            return Ok((integrity, Some(Failure::new(failure.code, message))));
+        }
         Err(failure) => return Err(failure),
     };
     let bar = source::progress(octets, String::new(), options.quiet);
@@ -231,7 +252,7 @@ fn integrity(options: &Options, config: &Config, folder: &Path) -> Result<Integr
     let logs = verify(folder, &means)?;
     bar.finish_and_clear();
     let keys = keys.iter().map(|key| KeyName { key: key.base64(), sha256: key.fingerprint() }).collect();
-    Ok(told(None, Some(logs.iter().all(|log| log.is_whole)), keys, logs))
+    Ok((told(None, Some(logs.iter().all(|log| log.is_whole)), keys, logs), None))
 }
 
 /// This user on this host.
@@ -263,20 +284,4 @@ fn write(options: &Options, report: &Report) -> Result<(), Failure> {
         Some(path) => write_whole(path, &octets),
         None => Ok(io::stdout().lock().write_all(&octets)?),
     }
-}
-
-/// The file is there whole, or as it was before.
-fn write_whole(path: &Path, octets: &[u8]) -> Result<(), Failure> {
-    let beside = path.with_added_extension("part");
-    let written = File::create(&beside)
-        .and_then(|mut file| file.write_all(octets).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&beside, path));
-    written.map_err(|error| {
-        let _ = fs::remove_file(&beside);
-        unwritable(path, &error)
-    })
-}
-
-fn unwritable(path: &Path, error: &io::Error) -> Failure {
-    Failure::new(FAILED, format!("{}: cannot be written: {error}", path.display()))
 }

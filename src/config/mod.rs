@@ -20,7 +20,7 @@ pub use filter::{FilterError, Instruction, parse_filter};
 pub use inventory::InventoryConfig;
 pub use lint::Finding;
 pub use log::{LOG_FOLDERS, LogConfig, RUN_FOLDER, STATE_FOLDER, StateConfig};
-pub use outputs::{Format, JournalConfig, Only, OutputConfig, PrivacyConfig, When};
+pub use outputs::{Format, JournalConfig, Only, OutputConfig, PrivacyConfig, When, is_own_file};
 pub use sandbox::SandboxConfig;
 pub use service::{ControlConfig, Listen, MAX_SOCKET_PATH, MetricsConfig, Origin};
 pub use settings::{APPROVAL_FOLDERS, host_name, no_approvals};
@@ -208,9 +208,6 @@ impl Config {
         if let Some(section) = top.section("records") {
             self.records.take(&section);
         }
-        if let Some(sections) = top.sections("outputs") {
-            self.outputs = OutputConfig::take_all(&sections);
-        }
         if let Some(section) = top.section("journal") {
             self.journal.take(&section);
         }
@@ -232,8 +229,24 @@ impl Config {
         if let Some(section) = top.section("inventory") {
             self.inventory.take(&section);
         }
+        // What they must not write over is settled by now.
+        if let Some(sections) = top.sections("outputs") {
+            let socket = match &self.metrics.listen {
+                Some(Listen::Unix(path)) => Some(path),
+                _ => None,
+            };
+            let named = [self.privacy.key.as_ref(), self.control.socket.as_ref(), self.state.dir.as_ref(), socket];
+            let folder = self.log_folder();
+            let is_named = |name: &str| named.into_iter().flatten().any(|path| is_same_path(path, &folder.join(name)));
+            self.outputs = OutputConfig::take_all(&sections, &is_named);
+        }
         top.finish();
     }
+}
+
+fn is_same_path(one: &Path, other: &Path) -> bool {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    absolute(one) == absolute(other)
 }
 
 /// Octets of a frame's headers in the ring, and its share of the block's.

@@ -94,26 +94,31 @@ pub struct PrivacyConfig {
     pub key: Option<PathBuf>,
 }
 
-/// Names that belong to the log and its companions.
-const TAKEN: [&str; 3] = ["linewarden", "sensor", "summary"];
+/// Names that belong to the log, its state and their companions begin so.
+const TAKEN: [&str; 6] = ["linewarden", "sensor", "summary", "pseudonym", "inventory.sqlite", "control.sock"];
+/// Names of locks, of signed heads, and of what is about to replace a file end so.
+const TAKEN_ENDS: [&str; 3] = [".lock", ".heads", ".new"];
+/// The state's folder beside the log.
+const STATE: &str = "state";
 const MAX_NAME: usize = 128;
 
 impl OutputConfig {
-    pub(super) fn take_all(sections: &[Section<'_, '_>]) -> Vec<Self> {
+    /// Other settings name files that outputs must not write over: `is_named` tells.
+    pub(super) fn take_all(sections: &[Section<'_, '_>], is_named: &dyn Fn(&str) -> bool) -> Vec<Self> {
         let mut outputs: Vec<Self> = Vec::new();
         for section in sections {
-            if let Some(output) = Self::take(section, &outputs) {
+            if let Some(output) = Self::take(section, &outputs, is_named) {
                 outputs.push(output);
             }
         }
         outputs
     }
 
-    fn take(section: &Section<'_, '_>, others: &[Self]) -> Option<Self> {
+    fn take(section: &Section<'_, '_>, others: &[Self], is_named: &dyn Fn(&str) -> bool) -> Option<Self> {
         let value = |key| section.value(key);
         let formats = Format::ALL.map(|format| (format.name(), format));
         let format = section.required("format", "\"eve\"").and_then(|value| value.choice(&formats));
-        let file = section.required("file", "\"eve.json\"").and_then(|value| file_name(&value, others));
+        let file = section.required("file", "\"eve.json\"").and_then(|value| file_name(&value, others, is_named));
         let onlys = [("all", Only::All), ("findings", Only::Findings)];
         let (mut only, mut rotate_octets, mut keep) = (Only::All, 256 << 20, 4);
         set(&mut only, value("only").and_then(|value| value.choice(&onlys)));
@@ -126,21 +131,37 @@ impl OutputConfig {
     }
 }
 
-fn file_name(value: &Value<'_, '_>, others: &[OutputConfig]) -> Option<String> {
+/// Whether the daemon writes files of that name itself, in the folder of the log or of its state.
+#[must_use]
+pub fn is_own_file(name: &str) -> bool {
+    name == STATE
+        || TAKEN.iter().any(|begin| name.starts_with(begin))
+        || TAKEN_ENDS.iter().any(|end| name.ends_with(end))
+}
+
+fn file_name(value: &Value<'_, '_>, others: &[OutputConfig], is_named: &dyn Fn(&str) -> bool) -> Option<String> {
     let name = value.text()?;
     if name.contains('/') || name.starts_with('.') || name.len() > MAX_NAME {
         value.wrong(&"write the name of a file, which will be in the log's folder, such as \"eve.json\"");
         return None;
     }
-    if let Some(taken) = TAKEN.into_iter().find(|taken| name.starts_with(taken)) {
+    if is_own_file(name) {
         value.wrong(&format_args!(
-            "names that begin with `{taken}` are the log's own: write another, such as \"eve.json\""
+            "`{STATE}`, and names that begin with `{}` or end with `{}` are the log's own: write another, such as \"eve.json\"",
+            TAKEN.join("`, `"),
+            TAKEN_ENDS.join("`, `")
         ));
         return None;
     }
     // Older files are called so.
     if name.rsplit_once('.').is_some_and(|(_, number)| number.parse::<u32>().is_ok()) {
         value.wrong(&"a number behind the last dot is an older file's: write another name, such as \"eve.json\"");
+        return None;
+    }
+    if is_named(name) {
+        value.wrong(
+            &"privacy.key, control.socket, metrics.listen or state.dir names that: write another, such as \"eve.json\"",
+        );
         return None;
     }
     if others.iter().any(|other| other.file == name) {

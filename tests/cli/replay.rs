@@ -210,6 +210,16 @@ fn a_capture_is_never_written_over() {
         }
     }
     assert_eq!(fs::read(&path).unwrap(), fs::read(capture("wireguard-port-51820")).unwrap());
+    // Nor records by their summary, whether they are there already or not.
+    let (records, detour) = (folder.path().join("records"), folder.path().join("./records"));
+    for _ in 0..2 {
+        let options = ["--out", records.to_str().unwrap(), "--summary-json", detour.to_str().unwrap()];
+        let done = replay([&path], &options).expect(64);
+        assert!(done.err.contains("the summary would overwrite the records"), "{}", done.err);
+        assert!(fs::read(&records).unwrap_or_default().is_empty());
+        fs::write(&records, "").unwrap();
+    }
+    replay([&path], &["--out", "/dev/null", "--summary-json", "/dev/null"]).expect(0);
 }
 
 #[test]

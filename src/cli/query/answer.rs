@@ -9,6 +9,7 @@ use comfy_table::{Cell, CellAlignment};
 use serde::Serializer;
 
 use super::{By, Options};
+use crate::cli::written::cell;
 use crate::config::Format;
 use crate::daemon::clock;
 use crate::record::{Kind, Record};
@@ -185,7 +186,10 @@ fn write_row(form: Form, line: &Line<'_>, raw: &[u8], to: &mut Vec<u8>) {
 
 fn write_csv(to: &mut impl Write, columns: impl IntoIterator<Item = impl AsRef<[u8]>>) -> io::Result<()> {
     let mut writer = csv::WriterBuilder::new().from_writer(to);
-    writer.write_record(columns)?;
+    for column in columns {
+        writer.write_field(cell(column.as_ref()))?;
+    }
+    writer.write_record(None::<&[u8]>)?;
     writer.flush()
 }
 

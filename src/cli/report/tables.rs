@@ -1,5 +1,6 @@
 //! Turns a report into tables for spreadsheets, a CSV file each.
 
+use crate::cli::written::cell;
 use crate::store::report::Report;
 use crate::time::Timestamp;
 
@@ -24,7 +25,7 @@ fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [Stri
     // Into memory, which takes everything.
     let _ = writer.write_record(header);
     for row in rows {
-        let _ = writer.write_record(row);
+        let _ = writer.write_record(row.iter().map(|text| cell(text.as_bytes())));
     }
     writer.into_inner().unwrap_or_default()
 }
