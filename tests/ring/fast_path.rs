@@ -433,7 +433,7 @@ fn what_may_open_a_tunnel_or_hold_a_handshake_comes_up() {
                     let holds = matches!(payload, [1 | 2, 0, 0, 0, ..] | [0x20 | 0x28 | 0x38 | 0x40 | 0x50 | 0x58, ..]);
                     opens || (!keys.keyring().is_empty() && holds)
                 };
-                let mut filter = Filter::on("near", 8192);
+                let mut filter = Filter::on("near", 131_072);
                 let mut up = HashSet::new();
                 for (chunk, base) in all.chunks(500).zip((1000..).step_by(500)) {
                     // Each in a flow of its own: behind what may open a tunnel, all comes up.

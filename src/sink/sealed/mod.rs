@@ -143,6 +143,9 @@ pub struct Position<'a> {
     pub path: &'a Path,
 }
 
+/// Tries to be the only writer, and the time between two.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 /// While the disk refuses, this many octets of records wait for it; later ones are lost and counted.
 const MAX_PENDING: usize = 8 << 20;
 /// Written at once at least.
@@ -634,14 +637,18 @@ fn make_private(folder: &Path) -> io::Result<()> {
     }
 }
 
+/// Waits a moment for it: what the last writer was just starting, a child before its `exec`, holds its files, too.
 fn lock(path: &Path) -> Result<File, LogError> {
     let state = |source| LogError::State { path: path.to_owned(), source };
     let file = open_live(path).map_err(state)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(LogError::Locked(path.to_owned())),
-        Err(TryLockError::Error(source)) => Err(state(source)),
+    for _ in 0..LOCK_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::Error(source)) => return Err(state(source)),
+        }
     }
+    Err(LogError::Locked(path.to_owned()))
 }
 
 #[expect(clippy::naive_bytecount, reason = "only where the disk is full, and the compiler does well enough")]
