@@ -5,18 +5,18 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 
 use super::explain::{detection, identity, subject};
 use super::query::source::{self, Range};
-use super::{CONFIGURATION, FINDINGS, Failure};
+use super::{CONFIGURATION, FINDINGS, Failure, Form};
 use crate::config::{Approvals, Config};
 use crate::detect::{Fingerprint, Identity, Seen};
 use crate::flow::FlowId;
 use crate::policy::{KeyState, Label, Policy, Reason, Verdict};
 use crate::record::Record;
-use crate::sink::table::{endpoint, plain, protocol};
+use crate::sink::table::{endpoint, plain, protocol, to_the_second};
 use crate::store::Rows;
 use crate::time::Timestamp;
 
@@ -49,16 +49,6 @@ pub struct Options {
     /// No summary and no progress on standard error
     #[arg(long, short)]
     quiet: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Form {
-    /// For people
-    Table,
-    /// One JSON object a line
-    Ndjson,
-    /// For spreadsheets
-    Csv,
 }
 
 /// A flow that is judged otherwise.
@@ -366,13 +356,12 @@ impl Output {
 
 impl Change {
     fn row(&self) -> [String; 8] {
-        let start = self.start.to_string();
         let verdict = |label: Label, reason: Reason, approval: &Option<Arc<str>>| {
             let by = approval.as_ref().map_or_else(String::new, |id| format!(" ({id})"));
             format!("{}: {}{by}", label.name(), reason.name())
         };
         [
-            start.get(..19).unwrap_or(&start).replace('T', " "),
+            to_the_second(&self.start.to_string()),
             format!("{} {}", protocol(self.proto), endpoint(self.src_ip, self.src_port)),
             endpoint(self.dst_ip, self.dst_port),
             self.tunnel.unwrap_or("-").to_owned(),

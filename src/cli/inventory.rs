@@ -12,12 +12,12 @@ use serde_json::Value;
 
 use super::query::{named, network, protocols};
 use super::written::cell;
-use super::{BAD_DATA, Failure, PERMISSION, USAGE};
+use super::{BAD_DATA, Failure, Form, PERMISSION, USAGE};
 use crate::config::{Config, LOG_FOLDERS, STATE_FOLDER};
 use crate::policy::Label;
 use crate::sink::archive::index::NO_TUNNEL;
 use crate::sink::inventory::FILE;
-use crate::sink::table::plain;
+use crate::sink::table::{plain, to_the_second};
 use crate::store::{Inventory, InventoryError, View};
 
 /// Arguments of the command.
@@ -60,16 +60,6 @@ enum What {
     Approvals,
     /// Octets by day (UTC), of each tunnel and of plain traffic under each approval
     Days,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Form {
-    /// For people
-    Table,
-    /// One JSON object a line
-    Ndjson,
-    /// For spreadsheets
-    Csv,
 }
 
 impl What {
@@ -221,16 +211,11 @@ fn table(out: &mut impl Write, columns: &[String], rows: &[Vec<Value>]) -> io::R
             match value {
                 Value::Number(_) => Cell::new(text).set_alignment(CellAlignment::Right),
                 Value::Null => Cell::new("-"),
-                _ if column.ends_with("_seen") || column.ends_with("_used") => {
-                    Cell::new(text.get(..19).unwrap_or(&text).replace('T', " "))
-                }
+                _ if column.ends_with("_seen") || column.ends_with("_used") => Cell::new(to_the_second(&text)),
                 _ => Cell::new(text),
             }
         });
         table.add_row(cells);
     }
-    for line in table.lines() {
-        writeln!(out, "{}", line.trim_end())?;
-    }
-    Ok(())
+    writeln!(out, "{}", table.trim_fmt())
 }

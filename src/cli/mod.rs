@@ -25,7 +25,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::capture::CaptureError;
 use crate::capture::file::FileError;
@@ -137,6 +137,17 @@ impl Sources {
         }
         Ok(config)
     }
+}
+
+/// How a command writes the rows of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// For people
+    Table,
+    /// One JSON object a line
+    Ndjson,
+    /// For spreadsheets
+    Csv,
 }
 
 /// A command's outcome that is not success.

@@ -66,6 +66,12 @@ pub fn plain() -> Table {
     table
 }
 
+/// A time as records write it, as people read it: to the second.
+#[must_use]
+pub fn to_the_second(time: &str) -> String {
+    time.get(..19).unwrap_or(time).replace('T', " ")
+}
+
 /// Address and port as people write them.
 #[must_use]
 pub fn endpoint(address: IpAddr, port: Option<u16>) -> String {
@@ -103,7 +109,7 @@ fn row(record: &Record) -> Vec<String> {
     }
     let start = record.start.to_string();
     vec![
-        start.get(..19).unwrap_or(&start).replace('T', " "),
+        to_the_second(&start),
         format!("{} {}", protocol(record.proto), endpoint(record.src_ip, record.src_port)),
         endpoint(record.dst_ip, record.dst_port),
         record.verdict.name().to_owned(),

@@ -11,7 +11,7 @@ use crate::daemon::control::protocol::{
 };
 use crate::sink::live::LiveFlow;
 use crate::sink::sensor::LinkState;
-use crate::sink::table::{endpoint, plain, protocol};
+use crate::sink::table::{endpoint, plain, protocol, to_the_second};
 use crate::time::Timestamp;
 
 /// What was answered so far.
@@ -51,7 +51,7 @@ impl Tables {
 }
 
 fn list(out: &mut impl Write, table: &Table, end: End) -> io::Result<()> {
-    writeln!(out, "{}", trimmed(table))?;
+    writeln!(out, "{}", table.trim_fmt())?;
     if end.left_out > 0 {
         writeln!(out, "{} more: raise --limit", end.left_out)?;
     }
@@ -140,7 +140,7 @@ fn text(status: &StatusAnswer) -> String {
     };
     line("kernel", &format!("fast path {fast}"));
     for table in [interfaces(&status.interfaces), gaps(&status.interfaces), workers(status)] {
-        let _ = writeln!(text, "\n{}", trimmed(&table));
+        let _ = writeln!(text, "\n{}", table.trim_fmt());
     }
     text
 }
@@ -325,7 +325,7 @@ fn stats(summary: &Value) -> String {
             }
         }
     }
-    format!("{}\n", trimmed(&table))
+    format!("{}\n", table.trim_fmt())
 }
 
 fn shown(value: &Value) -> String {
@@ -340,14 +340,8 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// Without blanks at the lines' ends.
-fn trimmed(table: &Table) -> String {
-    table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
-}
-
 fn short(time: Timestamp) -> String {
-    let text = time.to_string();
-    text.get(..19).unwrap_or(&text).replace('T', " ")
+    to_the_second(&time.to_string())
 }
 
 fn percent(share: Option<f64>) -> String {

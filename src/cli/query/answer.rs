@@ -14,7 +14,7 @@ use crate::config::Format;
 use crate::daemon::clock;
 use crate::record::{Kind, Record};
 use crate::sink::format;
-use crate::sink::table::{FlowRows, plain};
+use crate::sink::table::{FlowRows, plain, to_the_second};
 use crate::store::{Field, Groups, Line, Rows, Sums};
 use crate::time::Timestamp;
 
@@ -366,7 +366,7 @@ impl Answer {
                 for (values, sums) in &rows {
                     let name = |value: &String| Cell::new(if value.is_empty() { "-" } else { value });
                     let number = |number: u64| Cell::new(number).set_alignment(CellAlignment::Right);
-                    let time = |time: &str| Cell::new(time.get(..19).unwrap_or(time).replace('T', " "));
+                    let time = |time: &str| Cell::new(to_the_second(time));
                     let numbers = numbers(sums).into_iter().map(number);
                     let times = [&sums.first, &sums.last].map(|text| time(text));
                     table.add_row(values.iter().map(name).chain(numbers).chain(times));

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
+use crate::sink::table::to_the_second;
 use crate::time::Timestamp;
 
 /// A time without its fraction, UTC.
 pub(super) fn time(at: Timestamp) -> String {
-    let text = at.to_string();
-    text.get(..19).unwrap_or(&text).replace('T', " ")
+    to_the_second(&at.to_string())
 }
 
 /// A whole number in groups of three digits, with spaces that no line breaks at.
