@@ -7,6 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use crate::config::MAX_SOCKET_PATH;
+use crate::sink::remove_if_there;
 
 /// A socket that is gone with the value.
 #[derive(Debug)]
@@ -68,10 +69,7 @@ impl Socket {
             Ok(_) if UnixStream::connect(path).is_ok() => return Err(SocketError::Taken(path.to_owned())),
             _ => {}
         }
-        match std::fs::remove_file(&beside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(system(error)),
-            _ => {}
-        }
+        remove_if_there(&beside).map_err(system)?;
         let listener = UnixListener::bind(&beside).map_err(system)?;
         listener.set_nonblocking(true).map_err(system)?;
         let moved = std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(MODE))

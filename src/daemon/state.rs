@@ -14,6 +14,7 @@ use crate::capture::Summary;
 use crate::policy::Label;
 use crate::record::VERSION;
 use crate::sink::live::LiveFlow;
+use crate::sink::remove_if_there;
 use crate::time::Timestamp;
 
 /// `summary.json` and a line of the log, this often.
@@ -134,10 +135,7 @@ impl State {
 fn write_whole(path: &Path, file: &File<'_>) -> std::io::Result<()> {
     let beside = path.with_extension("json.new");
     // What is there may be somebody else's pipe, which would make us wait.
-    match std::fs::remove_file(&beside) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    remove_if_there(&beside)?;
     let mut to = std::fs::File::create_new(&beside)?;
     serde_json::to_writer_pretty(&mut to, file)?;
     to.write_all(b"\n")?;

@@ -30,8 +30,9 @@ pub mod sensor;
 pub mod table;
 pub mod usage;
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -45,6 +46,23 @@ use crate::time::Timestamp;
 /// Waits until the disk has what was made, renamed and removed in a folder.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
+}
+
+/// Removes a file, if there is one.
+pub(crate) fn remove_if_there(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// What a file is known by, whatever its name.
+fn identity(metadata: io::Result<Metadata>) -> Option<(u64, u64)> {
+    metadata.ok().map(|one| (one.dev(), one.ino()))
+}
+
+fn count_lines(octets: &[u8]) -> u64 {
+    memchr::memchr_iter(b'\n', octets).count() as u64
 }
 
 /// How many records a sink could not write, for who tells of it while it runs.

@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ use bytes::{Buf, BytesMut};
 use tracing::{info, warn};
 
 use super::format::{begin, encode, end, is_finding};
-use super::{Losses, Sink};
+use super::{Losses, Sink, count_lines, identity};
 use crate::config::{Format, Only, OutputConfig};
 use crate::record::Record;
 use crate::time::Timestamp;
@@ -212,7 +212,7 @@ impl Writer {
         }
         self.attempt();
         self.finish();
-        let unwritten = lines(&self.pending);
+        let unwritten = count_lines(&self.pending);
         let lost = self.shared.lost.fetch_add(unwritten, Ordering::Relaxed) + unwritten;
         if lost > 0 {
             warn!(path = %self.path.display(), lost, "records are missing in this output: the log has them");
@@ -308,9 +308,8 @@ impl Writer {
 
     fn reopen(&mut self) {
         self.attempt();
-        let here = std::fs::metadata(&self.path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
-        let open = self.file.as_ref().and_then(|file| file.metadata().ok());
-        if open.map(|metadata| (metadata.dev(), metadata.ino())) != here {
+        let open = self.file.as_ref().and_then(|file| identity(file.metadata()));
+        if open != identity(std::fs::metadata(&self.path)) {
             self.finish();
         }
         self.attempt();
@@ -345,10 +344,6 @@ fn ends_a_line(file: &mut File) -> io::Result<bool> {
     file.seek(SeekFrom::End(-1))?;
     file.read_exact(&mut last)?;
     Ok(last == *b"\n")
-}
-
-fn lines(octets: &[u8]) -> u64 {
-    memchr::memchr_iter(b'\n', octets).count() as u64
 }
 
 #[cfg(test)]

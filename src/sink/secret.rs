@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::sync_folder;
+use super::{remove_if_there, sync_folder};
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
@@ -110,10 +110,7 @@ pub(super) fn random() -> io::Result<Zeroizing<[u8; 32]>> {
 /// Whole or not at all, and on the disk.
 fn write(path: &Path, octets: &[u8], mode: u32) -> io::Result<()> {
     let beside = path.with_extension("new");
-    match std::fs::remove_file(&beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    remove_if_there(&beside)?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
     file.write_all(octets)?;
     file.sync_all()?;

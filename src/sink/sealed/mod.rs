@@ -13,7 +13,7 @@ mod retention;
 pub mod seal;
 pub mod segments;
 
-use std::fs::{File, Metadata, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -32,6 +32,7 @@ use self::seal::{Batch, Chain, Head, Kind, Seal};
 use self::segments::{DATA, SEALS, open_regular};
 use super::ndjson::encode;
 use super::sensor::LogBreak;
+use super::{count_lines, identity, remove_if_there};
 use crate::config::LogConfig;
 use crate::time::Timestamp;
 
@@ -344,10 +345,7 @@ impl SealedLog {
         let closed = segments::closed(&self.folder, &self.log, self.start, self.segment, DATA);
         let open = || {
             // One that is there is somebody else's, or of a rotation that was interrupted: empty.
-            match std::fs::remove_file(&new) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            remove_if_there(&new)?;
             let file = OpenOptions::new().create_new(true).append(true).open(&new)?;
             std::fs::rename(&self.path, &closed)?;
             std::fs::rename(&new, &self.path)?;
@@ -609,10 +607,6 @@ impl Drop for SealedLog {
 }
 
 /// Which file that is.
-fn identity(metadata: io::Result<Metadata>) -> Option<(u64, u64)> {
-    metadata.ok().map(|one| (one.dev(), one.ino()))
-}
-
 /// Opens a file to append to, made if need be.
 fn open_live(path: &Path) -> io::Result<File> {
     open_regular(path, OpenOptions::new().create(true).append(true))
@@ -649,11 +643,6 @@ fn lock(path: &Path) -> Result<File, LogError> {
         }
     }
     Err(LogError::Locked(path.to_owned()))
-}
-
-#[expect(clippy::naive_bytecount, reason = "only where the disk is full, and the compiler does well enough")]
-fn count_lines(octets: &[u8]) -> u64 {
-    octets.iter().filter(|&&octet| octet == b'\n').count() as u64
 }
 
 #[cfg(test)]
