@@ -37,9 +37,6 @@ pub struct Options {
     config: Option<PathBuf>,
     #[command(flatten)]
     range: Range,
-    /// The last so long, as 24h
-    #[arg(long, value_name = "TIME", conflicts_with = "from")]
-    last: Option<String>,
     /// Name also flows that keep their label, but for another reason or by another approval
     #[arg(long)]
     reasons: bool,
@@ -109,7 +106,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         let warning = "a log with pseudonyms (privacy.pseudonyms) shows no home address that was not approved: such hosts are judged as strangers";
         let _ = writeln!(io::stderr(), "warning: {warning}");
     }
-    let selection = options.range.selection(options.last.as_deref())?;
+    let selection = options.range.selection()?;
     let [old, new] = [Side::load(&options.old, &config), Side::load(&options.new, &config)];
     let (old, new) = (old?, new?);
     let log = source::open(&options.log, options.config.as_deref())?;

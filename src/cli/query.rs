@@ -32,9 +32,6 @@ pub struct Options {
     config: Option<PathBuf>,
     #[command(flatten)]
     range: Range,
-    /// The last so long, as 24h
-    #[arg(long, value_name = "TIME", conflicts_with = "from")]
-    last: Option<String>,
     /// With this label
     #[arg(long, value_name = "LABEL", value_delimiter = ',', value_parser = named(Label::ALL.map(|label| (label.name(), label)).to_vec()))]
     label: Vec<Label>,
@@ -202,7 +199,7 @@ impl Options {
     }
 
     fn selection(&self) -> Result<Selection, Failure> {
-        let selection = self.range.selection(self.last.as_deref())?;
+        let selection = self.range.selection()?;
         Ok(selection
             .labels(&self.label)
             .reasons(&self.reason)

@@ -15,21 +15,20 @@ use clap::{Args, ValueEnum};
 use self::text::{quoted, time};
 use super::query::source::{self, Range};
 use super::query::when;
-use super::verify_log::{self, load_heads};
+use super::verify_log::{self, key_files, load_heads, verified};
 use super::written::{is_replaceable, spare, spare_own, unwritable, write_whole};
 use super::{BAD_DATA, FAILED, Failure, USAGE};
 use crate::config::{Config, host_name};
 use crate::daemon::clock;
-use crate::sink::sealed::key::PUBLIC_FILE;
 use crate::store::report::{Flows, Integrity, KeyName, LONGEST, Maker, Part, Period, Report, Sensors};
-use crate::store::verify::{Means, VerifyError, verify, work};
+use crate::store::verify::{VerifyError, work};
 use crate::store::{Log, Rows, SENSOR_LOG, Selection, StoreError};
 use crate::time::Timestamp;
 
 /// Arguments of the command.
 #[derive(Debug, Args)]
 #[command(
-    after_long_help = "Example: linewarden report /var/log/linewarden --from 2026-11-01 --to 2026-11-30 --out november.html\n\nExit code 0: the report is written; 65: it is written, and the log is not whole or parts of it cannot be read, or there is nothing to report; 78: it is written, and the log is not verified, for want of the sensor's public key."
+    after_long_help = "Example: linewarden report /var/log/linewarden --from 2026-11-01 --to 2026-11-30 --out november.html\n\nWithout --from and --last it is of the 30 days before --to.\n\nExit code 0: the report is written; 65: it is written, and the log is not whole or parts of it cannot be read, or there is nothing to report; 78: it is written, and the log is not verified, for want of the sensor's public key."
 )]
 pub struct Options {
     /// Folders of the log, or files of it (.ndjson, .ndjson.zst) in the order of their time [default: records.dir, else
@@ -41,9 +40,6 @@ pub struct Options {
     config: Option<PathBuf>,
     #[command(flatten)]
     range: Range,
-    /// The last so long, as 24h [default without --from: the 30 days before --to]
-    #[arg(long, value_name = "TIME", conflicts_with = "from")]
-    last: Option<String>,
     /// How to write it
     #[arg(long, value_enum, default_value_t = Form::Html)]
     format: Form,
@@ -163,7 +159,7 @@ fn check_target(options: &Options, config: &Config, paths: &[PathBuf]) -> Result
 }
 
 fn period(options: &Options, now: Timestamp) -> Result<Period, Failure> {
-    let (from, to) = options.range.times(options.last.as_deref(), now)?;
+    let (from, to) = options.range.times(now)?;
     // What is to come was not seen.
     let to = to.unwrap_or(now).min(now);
     let from = from.unwrap_or_else(|| when::before(to, USUAL));
@@ -199,10 +195,9 @@ fn sensors(paths: &[PathBuf], period: Period) -> Result<Option<Sensors>, Failure
 /// a failure once the report is written.
 fn integrity(options: &Options, config: &Config, folder: &Path) -> Result<(Integrity, Option<Failure>), Failure> {
     let state = config.state_to_read(folder);
-    let default = [state.join(PUBLIC_FILE)];
-    let key_files = if options.key.is_empty() { default.as_slice() } else { &options.key };
+    let key_files = key_files(&options.key, &state);
     let mut command = format!("linewarden verify-log {}", quoted(folder));
-    for key in key_files {
+    for key in &key_files {
         command.extend([" --key ", &quoted(key)]);
     }
     if let Some(heads) = &options.heads {
@@ -233,7 +228,7 @@ fn integrity(options: &Options, config: &Config, folder: &Path) -> Result<(Integ
         }
         Err(error) => return Err(error.into()),
     };
-    let keys = match verify_log::keys(&options.key, &state) {
+    let keys = match verify_log::keys(&key_files) {
         Ok(keys) => keys,
         Err(failure) if options.key.is_empty() => {
             let message = format!("{}: the log is NOT VERIFIED: {}", folder.display(), failure.message);
@@ -242,15 +237,7 @@ fn integrity(options: &Options, config: &Config, folder: &Path) -> Result<(Integ
         }
         Err(failure) => return Err(failure),
     };
-    let bar = source::progress(octets, String::new(), options.quiet);
-    let means = Means {
-        keys: &keys,
-        heads: &heads,
-        threads: std::thread::available_parallelism().map_or(1, usize::from),
-        progress: &|taken| bar.inc(taken),
-    };
-    let logs = verify(folder, &means)?;
-    bar.finish_and_clear();
+    let logs = verified(folder, octets, (&keys, &heads), options.quiet)?;
     let keys = keys.iter().map(|key| KeyName { key: key.base64(), sha256: key.fingerprint() }).collect();
     Ok((told(None, Some(logs.iter().all(|log| log.is_whole)), keys, logs), None))
 }

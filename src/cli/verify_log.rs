@@ -54,16 +54,8 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let state = config.state_to_read(&std::fs::canonicalize(&folder).unwrap_or_else(|_| folder.clone()));
     let (heads, doubt) = load_heads(options.heads.as_deref(), &state)?;
     let octets = work(&folder, &heads)?;
-    let keys = keys(&options.key, &state)?;
-    let bar = progress(octets, String::new(), options.json);
-    let means = Means {
-        keys: &keys,
-        heads: &heads,
-        threads: std::thread::available_parallelism().map_or(1, usize::from),
-        progress: &|taken| bar.inc(taken),
-    };
-    let reports = verify(&folder, &means)?;
-    bar.finish_and_clear();
+    let keys = keys(&key_files(&options.key, &state))?;
+    let reports = verified(&folder, octets, (&keys, &heads), options.json)?;
     let is_whole = reports.iter().all(|report| report.is_whole);
     let mut out = io::stdout().lock();
     if options.json {
@@ -91,9 +83,26 @@ impl From<VerifyError> for Failure {
     }
 }
 
-pub(super) fn keys(paths: &[PathBuf], state: &Path) -> Result<Vec<PublicKey>, Failure> {
-    let default = [state.join(PUBLIC_FILE)];
-    let paths = if paths.is_empty() { default.as_slice() } else { paths };
+/// Verifies the logs of a folder, with a bar for the octets that it takes.
+pub(super) fn verified(
+    folder: &Path,
+    octets: u64,
+    (keys, heads): (&[PublicKey], &[Head]),
+    quiet: bool,
+) -> Result<Vec<Report>, VerifyError> {
+    let bar = progress(octets, String::new(), quiet);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let reports = verify(folder, &Means { keys, heads, threads, progress: &|taken| bar.inc(taken) });
+    bar.finish_and_clear();
+    reports
+}
+
+/// Those that are named, or the one in the state folder.
+pub(super) fn key_files(named: &[PathBuf], state: &Path) -> Vec<PathBuf> {
+    if named.is_empty() { vec![state.join(PUBLIC_FILE)] } else { named.to_vec() }
+}
+
+pub(super) fn keys(files: &[PathBuf]) -> Result<Vec<PublicKey>, Failure> {
     let load = |path: &PathBuf| {
         PublicKey::load(path).map_err(|error| match &error {
             KeyError::System { source, .. } if source.kind() == io::ErrorKind::NotFound => Failure::new(
@@ -103,7 +112,7 @@ pub(super) fn keys(paths: &[PathBuf], state: &Path) -> Result<Vec<PublicKey>, Fa
             _ => Failure::new(CONFIGURATION, error),
         })
     };
-    paths.iter().map(load).collect()
+    files.iter().map(load).collect()
 }
 
 /// Those that were asked for must be there; those of the state folder are taken where they are. Lines that are none are a

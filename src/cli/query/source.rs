@@ -23,21 +23,20 @@ pub(in crate::cli) struct Range {
     /// Before this time; a date is meant with its whole day
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     to: Option<String>,
+    /// The last so long, as 24h
+    #[arg(long, value_name = "TIME", conflicts_with = "from")]
+    last: Option<String>,
 }
 
 impl Range {
-    /// The selection of the range, of the last so long where that is asked for instead.
-    pub(in crate::cli) fn selection(&self, last: Option<&str>) -> Result<Selection, Failure> {
-        let (from, to) = self.times(last, clock())?;
+    /// What lies in it.
+    pub(in crate::cli) fn selection(&self) -> Result<Selection, Failure> {
+        let (from, to) = self.times(clock())?;
         Ok(Selection::default().from(from).to(to))
     }
 
     /// Its two ends, as far as they are said.
-    pub(in crate::cli) fn times(
-        &self,
-        last: Option<&str>,
-        now: Timestamp,
-    ) -> Result<(Option<Timestamp>, Option<Timestamp>), Failure> {
+    pub(in crate::cli) fn times(&self, now: Timestamp) -> Result<(Option<Timestamp>, Option<Timestamp>), Failure> {
         let time = |text: &Option<String>, option: &str, side| match text {
             None => Ok(None),
             Some(text) => when::time(text, side, now)
@@ -45,7 +44,7 @@ impl Range {
                 .map_err(|wrong| Failure::new(USAGE, format!("{option} {text}: {wrong}"))),
         };
         let (mut from, to) = (time(&self.from, "--from", Side::From)?, time(&self.to, "--to", Side::To)?);
-        if let Some(last) = last {
+        if let Some(last) = &self.last {
             let ago = when::duration(last).ok_or_else(|| {
                 Failure::new(USAGE, format!("--last {last}: is no length of time; write a number and s, m, h, d or w"))
             })?;
@@ -54,7 +53,7 @@ impl Range {
         if let (Some(from), Some(to)) = (from, to)
             && from >= to
         {
-            let said = [("--from", &self.from), ("--last", &last.map(str::to_owned)), ("--to", &self.to)];
+            let said = [("--from", &self.from), ("--last", &self.last), ("--to", &self.to)];
             let said = said.into_iter().filter_map(|(option, text)| Some(format!("{option} {}", text.as_ref()?)));
             let said = said.collect::<Vec<_>>().join(" is not before ");
             return Err(Failure::new(USAGE, format!("{said}: nothing lies between them")));
