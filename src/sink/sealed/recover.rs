@@ -60,7 +60,7 @@ impl Summary {
     fn of(first: Seal, is_ours: bool) -> Self {
         Self {
             last: first.clone(),
-            is_closed: first.kind == Kind::Close,
+            is_closed: first.kind.is_closed(false),
             is_ours,
             key: first.key.clone(),
             first_batch: (first.octets > 0).then_some((first.octets, first.sha256)),
@@ -95,11 +95,7 @@ impl Summary {
         self.key = seal.key.clone().or(self.key.take());
         self.total_records = seal.total_records.unwrap_or(self.total_records.saturating_add(seal.records));
         self.total_octets = seal.total_octets.unwrap_or(self.total_octets.saturating_add(seal.octets));
-        self.is_closed = match seal.kind {
-            Kind::Close => true,
-            Kind::Open => false,
-            _ => self.is_closed,
-        };
+        self.is_closed = seal.kind.is_closed(self.is_closed);
         self.last = seal;
         true
     }

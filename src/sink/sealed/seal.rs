@@ -56,6 +56,18 @@ pub enum Kind {
     Removed,
 }
 
+impl Kind {
+    /// Whether behind it a run has ended and none has begun since; `before`: whether that was so.
+    #[must_use]
+    pub const fn is_closed(self, before: bool) -> bool {
+        match self {
+            Self::Close => true,
+            Self::Open => false,
+            Self::Batch | Self::Recovered | Self::Removed => before,
+        }
+    }
+}
+
 /// A line of `X.seals`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

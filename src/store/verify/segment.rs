@@ -158,11 +158,7 @@ impl Check<'_> {
             let text = format!("{behind} a run begins, signed; this seal begins none: somebody put it there");
             self.say(file, Finding::new(What::Inserted, text).seal(seal.seal));
         }
-        match seal.kind {
-            Kind::Close => self.is_closed = true,
-            Kind::Open => self.is_closed = false,
-            _ => {}
-        }
+        self.is_closed = seal.kind.is_closed(self.is_closed);
         if seal.segment != self.segment.number {
             let text = format!("this seal is one of segment {}", seal.segment);
             self.say(file, Finding::new(What::Swapped, text).seal(seal.seal));
