@@ -110,15 +110,20 @@ impl Channels {
     }
 
     fn insert(&mut self, name: FlowName, port: u16) {
-        if self.waiting.len() < MOST_CHANNELS && self.waiting.insert((name.key.pair(), port), name).is_none() {
-            self.marks.get_mut(place(&name.key)).into_iter().for_each(|count| *count += 1);
+        if self.waiting.len() < MOST_CHANNELS
+            && self.waiting.insert((name.key.pair(), port), name).is_none()
+            && let Some(count) = self.marks.get_mut(place(&name.key))
+        {
+            *count += 1;
         }
     }
 
     /// Takes out the one that waits between a flow's hosts for a port.
     fn remove(&mut self, key: &FlowKey, port: u16) -> Option<FlowName> {
         let removed = self.waiting.remove(&(key.pair(), port))?;
-        self.marks.get_mut(place(key)).into_iter().for_each(|count| *count -= 1);
+        if let Some(count) = self.marks.get_mut(place(key)) {
+            *count -= 1;
+        }
         Some(removed)
     }
 }
