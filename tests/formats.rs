@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use common::command::{capture, folder, replay, run};
-use common::{OwnedFrame, audit, capture_folders, name, policy, read, settings};
+use common::{OwnedFrame, approval, audit, capture_folders, name, policy, read, settings};
 use jsonschema::Validator;
 use linewarden::config::Format;
 use linewarden::detect::Protocol;
-use linewarden::policy::{Approval, ApprovalKind, Label, Path};
+use linewarden::policy::{Approval, ApprovalKind, Label};
 use linewarden::record::{Kind, Record};
 use linewarden::sink::format::{begin, encode, end};
 use linewarden::time::Timestamp;
@@ -30,18 +30,9 @@ fn records() -> Vec<(String, Record)> {
     let approval = |valid_until| Approval {
         id: "lab, \"quoted\"\tand – more".into(),
         kind: ApprovalKind::LeasedLine,
-        owner: "network team".into(),
         reference: "-".into(),
-        need: None,
-        valid_from: None,
         valid_until,
-        peers: vec!["198.51.100.2/32".parse().unwrap()],
-        ports: Vec::new(),
-        ip_protocols: Vec::new(),
-        tunnels: Vec::new(),
-        path: Path::default(),
-        capacity: None,
-        keys: Vec::new(),
+        ..approval("", &["198.51.100.2/32"])
     };
     let mut often = settings();
     often.interfaces = vec!["wan#0".into()];

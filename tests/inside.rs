@@ -8,12 +8,11 @@ use std::collections::HashSet;
 
 use common::packet::{Carried, fragmented, tunnelled, tunnelled_in_udp};
 use common::pcap::{frames, insert};
-use common::{OwnedFrame, assert_nothing_lost, audit, ends, policy, settings};
+use common::{OwnedFrame, approval, assert_nothing_lost, audit, ends, policy, settings};
 use linewarden::audit::{AuditSettings, Counters, Decapsulation, Mirror};
 use linewarden::detect::Protocol;
 use linewarden::policy::{Approval, ApprovalKind, Label, Path, Reason};
 use linewarden::record::Record;
-use linewarden::time::Timestamp;
 use linewarden::wire::Encapsulation;
 
 const HOSTS: [[u8; 4]; 2] = [[192, 0, 2, 1], [192, 0, 2, 9]];
@@ -209,20 +208,10 @@ fn a_fragmented_tunnel_is_opened_by_its_first_fragments() {
 #[test]
 fn a_path_covers_what_is_inside() {
     let line = Approval {
-        id: "line".into(),
         kind: ApprovalKind::LeasedLine,
-        owner: "network team".into(),
         reference: "circuit 1".into(),
-        need: None,
-        valid_from: None,
-        valid_until: Timestamp::MAX,
-        peers: Vec::new(),
-        ports: Vec::new(),
-        ip_protocols: Vec::new(),
-        tunnels: Vec::new(),
         path: Path { vlan: Some(100), ..Path::default() },
-        capacity: None,
-        keys: Vec::new(),
+        ..approval("line", &[])
     };
     let tagged: Vec<_> =
         frames("benign-dnsmasq-dns").iter().map(in_gre).map(|frame| insert(&frame, &[0x81, 0, 0, 100], 12)).collect();

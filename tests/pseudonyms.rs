@@ -14,16 +14,15 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::BytesMut;
 use common::command::{Done, assert_says, capture, folder, run};
-use common::{OwnedFrame, audit, capture_folders, name, policy, read, settings};
+use common::{OwnedFrame, approval, audit, capture_folders, name, policy, read, settings};
 use ipnet::IpNet;
 use linewarden::config::Format;
 use linewarden::detect::REGISTRY;
 use linewarden::flow::FlowId;
-use linewarden::policy::{self, Approval, ApprovalKind, Policy};
+use linewarden::policy::Policy;
 use linewarden::record::Record;
 use linewarden::sink::format::encode;
 use linewarden::sink::pseudonym::{PseudonymKey, Pseudonyms};
-use linewarden::time::Timestamp;
 use proptest::prelude::*;
 use sha1::{Digest, Sha1};
 
@@ -55,22 +54,7 @@ fn home() -> Vec<IpNet> {
 
 /// `198.51.100.2` is approved.
 fn approved() -> Arc<Policy> {
-    policy(vec![Approval {
-        id: "lab".into(),
-        kind: ApprovalKind::Vpn,
-        owner: "network team".into(),
-        reference: "CHG-1".into(),
-        need: None,
-        valid_from: None,
-        valid_until: Timestamp::MAX,
-        peers: vec!["198.51.100.2/32".parse().unwrap()],
-        ports: Vec::new(),
-        ip_protocols: Vec::new(),
-        tunnels: Vec::new(),
-        path: policy::Path::default(),
-        capacity: None,
-        keys: Vec::new(),
-    }])
+    policy(vec![approval("lab", &["198.51.100.2/32"])])
 }
 
 fn records(folder: &Path, policy: &Arc<Policy>) -> Vec<Record> {

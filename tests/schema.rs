@@ -6,11 +6,10 @@ mod common;
 
 use std::time::Duration;
 
-use common::{OwnedFrame, audit, capture_folders, name, policy, read, settings};
-use ipnet::IpNet;
+use common::{OwnedFrame, approval, audit, capture_folders, name, policy, read, settings};
 use jsonschema::Validator;
 use linewarden::detect::Protocol;
-use linewarden::policy::{Approval, ApprovalKind, Label, Path, Reason};
+use linewarden::policy::{Approval, ApprovalKind, Label, Reason};
 use linewarden::record::Record;
 use linewarden::time::Timestamp;
 use serde_json::Value;
@@ -24,23 +23,9 @@ fn validator() -> Validator {
     jsonschema::options().should_validate_formats(true).build(&schema()).unwrap()
 }
 
-fn approval(until: Timestamp) -> Approval {
-    Approval {
-        id: "lab".into(),
-        kind: ApprovalKind::LeasedLine,
-        owner: "network team".into(),
-        reference: "CHG-1".into(),
-        need: None,
-        valid_from: None,
-        valid_until: until,
-        peers: vec!["198.51.100.2/32".parse::<IpNet>().unwrap(), "2001:db8:1::/64".parse().unwrap()],
-        ports: Vec::new(),
-        ip_protocols: Vec::new(),
-        tunnels: Vec::new(),
-        path: Path::default(),
-        capacity: None,
-        keys: Vec::new(),
-    }
+fn until(valid_until: Timestamp) -> Approval {
+    let lab = approval("lab", &["198.51.100.2/32", "2001:db8:1::/64"]);
+    Approval { kind: ApprovalKind::LeasedLine, valid_until, ..lab }
 }
 
 fn check(validator: &Validator, records: &[Record], context: &str) {
@@ -69,8 +54,8 @@ fn every_record_validates() {
         often.flow.home_nets = vec!["198.51.100.1/32".parse().unwrap()];
         for (settings, approvals) in [
             (settings(), Vec::new()),
-            (often.clone(), vec![approval(Timestamp::MAX)]),
-            (often, vec![approval(Timestamp::from_secs(1))]),
+            (often.clone(), vec![until(Timestamp::MAX)]),
+            (often, vec![until(Timestamp::from_secs(1))]),
         ] {
             let (records, _) = audit(settings, policy(approvals), &frames);
             check(&validator, &records, name(&folder));

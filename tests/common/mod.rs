@@ -107,6 +107,26 @@ pub fn policy(approvals: Vec<Approval>) -> Arc<Policy> {
     Arc::new(Policy::new("test".into(), Confidence::Likely, "none".into(), approvals))
 }
 
+/// An approval of a VPN with these peers, that never ends.
+pub fn approval(id: &str, peers: &[&str]) -> Approval {
+    Approval {
+        id: id.into(),
+        kind: ApprovalKind::Vpn,
+        owner: "network team".into(),
+        reference: "CHG-1".into(),
+        need: None,
+        valid_from: None,
+        valid_until: Timestamp::MAX,
+        peers: peers.iter().map(|peer| peer.parse().unwrap()).collect(),
+        ports: Vec::new(),
+        ip_protocols: Vec::new(),
+        tunnels: Vec::new(),
+        path: policy::Path::default(),
+        capacity: None,
+        keys: Vec::new(),
+    }
+}
+
 /// A policy that pins, at every address, some keys that the captures were made with: each handshake is shown to them.
 pub fn pinning() -> Arc<Policy> {
     let read = |name: &str| std::fs::read_to_string(command::capture(name).with_file_name("keys/ta.key")).unwrap();
@@ -116,22 +136,8 @@ pub fn pinning() -> Arc<Policy> {
         openvpn(KeyKind::OpenvpnTlsAuth, "openvpn-udp-pinned-tls-auth"),
         openvpn(KeyKind::OpenvpnTlsCrypt, "openvpn-udp-pinned-tls-crypt"),
     ];
-    policy(vec![Approval {
-        id: "pinning".into(),
-        kind: ApprovalKind::Vpn,
-        owner: "network team".into(),
-        reference: "CHG-1".into(),
-        need: None,
-        valid_from: None,
-        valid_until: Timestamp::MAX,
-        peers: ["0.0.0.0/0", "::/0"].map(|peer| peer.parse().unwrap()).to_vec(),
-        ports: Vec::new(),
-        ip_protocols: Vec::new(),
-        tunnels: Vec::new(),
-        path: policy::Path::default(),
-        capacity: None,
-        keys: keys.into_iter().map(Arc::new).collect(),
-    }])
+    let keys = keys.into_iter().map(Arc::new).collect();
+    policy(vec![Approval { keys, ..approval("pinning", &["0.0.0.0/0", "::/0"]) }])
 }
 
 /// All records of some frames, and what became of the packets.
