@@ -281,6 +281,8 @@ pub struct FlowTable<T> {
     wheels: [Wheel; Rank::ALL.len()],
     /// Seconds before this one have been looked at.
     cursor: u64,
+    /// What had its latest packet later than this is of a time that the clock has left.
+    horizon: Timestamp,
     idle_timeout: Duration,
     /// Half of the memory is for entries and index, half for what tenants hold: either bound is kept by itself.
     max_entries: usize,
@@ -312,6 +314,7 @@ impl<T: Tenant> FlowTable<T> {
             index: Index::new(),
             wheels: Rank::ALL.map(|_| Wheel::new()),
             cursor: 0,
+            horizon: Timestamp::MAX,
             idle_timeout: settings.idle_timeout,
             max_entries,
             max_tenants_octets: settings.memory_octets / 2,
@@ -442,6 +445,9 @@ impl<T: Tenant> FlowTable<T> {
     /// When a flow is over, if no packet comes.
     #[must_use]
     pub fn deadline(&self, flow: &Flow<T>) -> Timestamp {
+        if flow.last > self.horizon {
+            return Timestamp::ZERO;
+        }
         flow.last + if flow.is_closed() { LINGER } else { self.idle_timeout }
     }
 
@@ -495,6 +501,14 @@ impl<T: Tenant> FlowTable<T> {
             }
         }
         self.cursor = self.cursor.max(now_second);
+        // Everything was looked at.
+        self.horizon = Timestamp::MAX;
+    }
+
+    /// The clock was put back: flows whose latest packet came later than `horizon` are over, and time goes on from `now`.
+    pub fn rewind(&mut self, now: Timestamp, horizon: Timestamp) {
+        self.horizon = horizon;
+        self.leap(now.as_secs());
     }
 
     /// Puts every flow where it belongs as seen from `second`: over more than a turn, each bucket stands for several
