@@ -32,14 +32,14 @@ use common::pcap::frames;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Two workers; everything beside the log is on; all of it is on the disk at once, and signed every second.
+/// Sockets lie elsewhere than the log: their folder is one that the sandbox lets it write to. Two workers; everything beside the log is on; all of it is on the disk at once, and signed every second.
 const SETTINGS: &str = "[capture]
 interfaces = [\"wan0\"]
 workers = 2
 [control]
-socket = \"c.sock\"
+socket = \"run/c.sock\"
 [metrics]
-listen = \"unix:m.sock\"
+listen = \"unix:run/m.sock\"
 [records]
 sync_interval = \"10ms\"
 sign_interval = \"1s\"
@@ -58,7 +58,7 @@ struct House {
 impl House {
     /// `more` stands behind [`SETTINGS`].
     fn new(test: &str, more: &str) -> Self {
-        let folder = folder(&[("approvals.d/none", ""), ("linewarden-log/none", ""), ("s.toml", SETTINGS)]);
+        let folder = folder(&[("approvals.d/none", ""), ("linewarden-log/none", ""), ("run/none", ""), ("s.toml", SETTINGS)]);
         let house = Self { namespace: Namespace::new(test), folder };
         std::fs::write(house.path("s.toml"), format!("{more}\n{SETTINGS}")).unwrap();
         house
@@ -95,7 +95,7 @@ impl House {
     }
 
     fn ctl(&self, arguments: &[&str]) -> Done {
-        self.run(&[&["ctl", "--socket", "c.sock"], arguments].concat())
+        self.run(&[&["ctl", "--socket", "run/c.sock"], arguments].concat())
     }
 
     #[track_caller]

@@ -67,7 +67,7 @@ fn a_clock_that_is_set_a_day_forth_and_back_is_told_and_flows_and_log_go_on() {
         sender.send(&tunnels(port..port + 1));
         let of_port = |record: &Value| record["src_port"] == port || record["dst_port"] == port;
         let is_end = |record: &Value| record["kind"] == "end" && record["end_reason"] == "idle_timeout";
-        until("the tunnel, and its end", || {
+        until(&format!("the tunnel of port {port}, and its end: {:#?}", daemon.said), || {
             let records = all_records(&house.log());
             let records: Vec<_> = records.iter().filter(|record| of_port(record)).collect();
             (records.iter().any(|record| is_certain(record)) && records.iter().any(|record| is_end(record)))

@@ -25,7 +25,7 @@ fn without_descriptors_capture_and_log_go_on_and_everything_else_comes_back() {
     let few = open();
     limit(daemon.process(), &format!("{few}:"));
     // Hundreds of clients: they take what is left, and the next is not heard.
-    let connect = || UnixStream::connect(house.path("c.sock"));
+    let connect = || UnixStream::connect(house.path("run/c.sock"));
     let clients: Vec<_> = (0..300).map_while(|_| connect().ok()).collect();
     assert!(clients.len() > 16, "{}", clients.len());
     daemon.says("the control socket accepts nobody");
@@ -59,7 +59,7 @@ fn who_does_not_read_the_daemons_log_makes_nobody_wait() {
     command.arg("run").args(crate::ARGUMENTS).current_dir(house.folder.path()).stderr(writer);
     let mut child = crate::Program(command.spawn().unwrap());
     drop(command);
-    let mut stream = until("the control socket", || UnixStream::connect(house.path("c.sock")).ok());
+    let mut stream = until("the control socket", || UnixStream::connect(house.path("run/c.sock")).ok());
     let mut answers = BufReader::new(stream.try_clone().unwrap());
     stream.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
     // A reload says a few hundred octets: the pipe has room for 64 KiB.

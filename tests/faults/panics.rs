@@ -67,9 +67,9 @@ fn panics(name: &str, place: &str, thread: &str) -> u64 {
     let (house, daemon, words) = broken(name, |house, _| {
         std::fs::write(house.path("faults").join(name), "").unwrap();
         // Whoever waits for a client or for work gets it; what it answers is nobody's business.
-        let mut poke = UnixStream::connect(house.path("c.sock")).unwrap();
+        let mut poke = UnixStream::connect(house.path("run/c.sock")).unwrap();
         let _ = poke.write_all(b"{\"version\":1,\"command\":\"rotate\"}\n");
-        let _ = UnixStream::connect(house.path("m.sock"));
+        let _ = UnixStream::connect(house.path("run/m.sock"));
     });
     assert_in_order(&house, &daemon, &words, &format!("thread `{thread}` panicked at {place}"));
     let events = std::fs::read_to_string(house.log().join("sensor.ndjson")).unwrap();
