@@ -58,7 +58,8 @@ struct House {
 impl House {
     /// `more` stands behind [`SETTINGS`].
     fn new(test: &str, more: &str) -> Self {
-        let folder = folder(&[("approvals.d/none", ""), ("linewarden-log/none", ""), ("run/none", ""), ("s.toml", SETTINGS)]);
+        let folder =
+            folder(&[("approvals.d/none", ""), ("linewarden-log/none", ""), ("run/none", ""), ("s.toml", SETTINGS)]);
         let house = Self { namespace: Namespace::new(test), folder };
         std::fs::write(house.path("s.toml"), format!("{more}\n{SETTINGS}")).unwrap();
         house
@@ -114,7 +115,8 @@ impl House {
     #[track_caller]
     fn verify(&self) -> (i32, Value) {
         let done = self.run(&["verify-log", "linewarden-log", "--json", "--config", "s.toml"]);
-        let report = serde_json::from_str(&done.out).unwrap_or_else(|error| panic!("{error}: {} {}", done.out, done.err));
+        let report =
+            serde_json::from_str(&done.out).unwrap_or_else(|error| panic!("{error}: {} {}", done.out, done.err));
         (done.code, report)
     }
 
@@ -134,9 +136,8 @@ fn wireguard() -> Vec<OwnedFrame> {
 fn tunnels(ports: std::ops::Range<u16>) -> Vec<OwnedFrame> {
     let handshake = &wireguard()[..2];
     let client = handshake[0].data[26..30].to_vec();
-    let from = |port: u16| {
-        handshake.iter().cloned().map(move |mut frame| (port, std::mem::take(&mut frame.data), frame))
-    };
+    let from =
+        |port: u16| handshake.iter().cloned().map(move |mut frame| (port, std::mem::take(&mut frame.data), frame));
     let with_port = |(port, mut data, frame): (u16, Vec<u8>, OwnedFrame)| {
         let at = if data[26..30] == client { 34 } else { 36 };
         data[at..at + 2].copy_from_slice(&port.to_be_bytes());

@@ -405,6 +405,21 @@ mod tests {
     }
 
     #[test]
+    fn a_pipe_that_nobody_reads_makes_nobody_wait_and_is_not_rotated() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.json");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let mut output = FileOutput::start(folder.path(), &config(Format::Ndjson, "a.json"), NOW).unwrap();
+        for seq in 1..=3000 {
+            output.write(&record(seq));
+        }
+        output.close(NOW);
+        // It holds 64 KiB, of two mebibytes.
+        assert!((2500..3000).contains(&lost(&output)), "{}", lost(&output));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
     fn files_are_bounded_and_each_of_zeek_has_its_header_and_end() {
         let folder = tempfile::tempdir().unwrap();
         let mut output = FileOutput::start(folder.path(), &config(Format::Zeek, "z.log"), NOW).unwrap();

@@ -77,7 +77,15 @@ fn a_clock_that_is_set_a_day_forth_and_back_is_told_and_flows_and_log_go_on() {
     }
     end(&mut daemon);
     assert_eq!(daemon.summary()["records_lost"], 0);
-    let text = done(Command::new("sh").args(["-c", "cat linewarden-log/sensor*.ndjson; zstdcat -q linewarden-log/sensor*.zst 2>/dev/null || true"]).current_dir(house.folder.path())).out;
+    let text = done(
+        Command::new("sh")
+            .args([
+                "-c",
+                "cat linewarden-log/sensor*.ndjson; zstdcat -q linewarden-log/sensor*.zst 2>/dev/null || true",
+            ])
+            .current_dir(house.folder.path()),
+    )
+    .out;
     let steps = text.lines().filter(|line| line.contains("\"kind\":\"clock_step\"")).count();
     assert_eq!(steps, 4, "{text}");
     house.assert_whole();
@@ -90,7 +98,8 @@ fn at(frames: &[OwnedFrame], shift: i64, port: u16) -> Vec<OwnedFrame> {
         let mut frame = frame.clone();
         let side = if frame.data[26..30] == frames[0].data[26..30] { 34 } else { 36 };
         frame.data[side..side + 2].copy_from_slice(&port.to_be_bytes());
-        let nanos = i64::try_from(frame.at.as_nanos()).unwrap() - start + 1_700_000_000_000_000_000 + shift * 1_000_000_000;
+        let nanos =
+            i64::try_from(frame.at.as_nanos()).unwrap() - start + 1_700_000_000_000_000_000 + shift * 1_000_000_000;
         frame.at = Timestamp::from_nanos(nanos.unsigned_abs());
         frame
     };
@@ -122,7 +131,10 @@ fn flows_end_whichever_way_the_frames_clock_steps() {
         assert_eq!(auditor.counters().flows_open, 0, "{step}");
         let ends_of = ends(&records);
         assert_eq!(ends_of.len(), 4, "{step}: the one that went on is two");
-        assert!(ends_of.iter().all(|end| end.end_reason == Some(EndReason::IdleTimeout) && end.start <= end.end), "{step}");
+        assert!(
+            ends_of.iter().all(|end| end.end_reason == Some(EndReason::IdleTimeout) && end.start <= end.end),
+            "{step}"
+        );
         assert_nothing_lost(&records, &auditor.counters(), &step.to_string());
     }
 }

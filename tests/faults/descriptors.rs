@@ -10,7 +10,12 @@ use crate::common::netns::until;
 use crate::{House, all_records, end, is_certain, tunnels, wireguard};
 
 fn limit(process: u32, descriptors: &str) {
-    done(Command::new("prlimit").args(["--pid", &process.to_string(), "--nofile"]).arg(format!("--nofile={descriptors}"))).expect(0);
+    done(
+        Command::new("prlimit")
+            .args(["--pid", &process.to_string(), "--nofile"])
+            .arg(format!("--nofile={descriptors}")),
+    )
+    .expect(0);
 }
 
 #[test]
@@ -29,7 +34,11 @@ fn without_descriptors_capture_and_log_go_on_and_everything_else_comes_back() {
     let clients: Vec<_> = (0..300).map_while(|_| connect().ok()).collect();
     assert!(clients.len() > 16, "{}", clients.len());
     daemon.says("the control socket accepts nobody");
-    fs::write(house.path("approvals.d/a.toml"), approval("vpn", "partner", "valid_until = 2099-12-31\npeers = [\"198.51.100.2\"]")).unwrap();
+    fs::write(
+        house.path("approvals.d/a.toml"),
+        approval("vpn", "partner", "valid_until = 2099-12-31\npeers = [\"198.51.100.2\"]"),
+    )
+    .unwrap();
     limit(daemon.process(), "3:");
     daemon.signal("HUP");
     let said = daemon.says("approvals NOT reloaded");
@@ -50,10 +59,16 @@ fn without_descriptors_capture_and_log_go_on_and_everything_else_comes_back() {
     house.assert_whole();
 }
 
+/// Each says some twenty kibibytes.
+const RELOADS: usize = 10;
+
 /// What the daemon says goes into a pipe that nobody reads, as into a journal that stands still: nobody waits for that.
 #[test]
 fn who_does_not_read_the_daemons_log_makes_nobody_wait() {
     let house = House::new("unread", "");
+    let ended =
+        |number| approval("vpn", &format!("ended-{number}"), "valid_until = 2020-12-31\npeers = [\"203.0.113.2\"]");
+    fs::write(house.path("approvals.d/a.toml"), (0..200).map(ended).collect::<String>()).unwrap();
     let (reader, writer) = std::io::pipe().unwrap();
     let mut command = house.namespace.command(crate::common::command::LINEWARDEN);
     command.arg("run").args(crate::ARGUMENTS).current_dir(house.folder.path()).stderr(writer);
@@ -62,8 +77,8 @@ fn who_does_not_read_the_daemons_log_makes_nobody_wait() {
     let mut stream = until("the control socket", || UnixStream::connect(house.path("run/c.sock")).ok());
     let mut answers = BufReader::new(stream.try_clone().unwrap());
     stream.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
-    // A reload says a few hundred octets: the pipe has room for 64 KiB.
-    for _ in 0..600 {
+    // A reload warns of each approval that has ended; the pipe has room for 64 KiB.
+    for _ in 0..RELOADS {
         stream.write_all(b"{\"version\":1,\"command\":\"reload\"}\n").unwrap();
         let mut answer = String::new();
         answers.read_line(&mut answer).unwrap();

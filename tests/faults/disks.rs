@@ -18,7 +18,10 @@ fn mount(folder: &Path, size: &str) {
 
 /// Takes all the room there is.
 fn fill(folder: &Path) {
-    shell("dd if=/dev/zero of=\"$0/filler\" bs=64k 2>/dev/null || dd if=/dev/zero of=\"$0/rest\" bs=512 2>/dev/null || true", folder);
+    shell(
+        "dd if=/dev/zero of=\"$0/filler\" bs=64k 2>/dev/null || dd if=/dev/zero of=\"$0/rest\" bs=512 2>/dev/null || true",
+        folder,
+    );
     assert!(fs::write(folder.join("more"), vec![0; 8192]).is_err(), "there is room left");
 }
 
