@@ -317,7 +317,7 @@ impl Port {
         self.add_drops();
         self.unmute_when_complete();
         match self.ring.as_ref().map(Ring::is_bound) {
-            Some(true) if !self.is_replaced() => {
+            Some(true) if self.emptying.is_none() && !self.is_replaced() => {
                 if self.down && is_up(self.called.as_ref().unwrap_or(&self.name)) {
                     self.tell(Condition::Up);
                 }

@@ -14,13 +14,14 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::sandbox;
-use crate::capture::{CaptureError, LiveSettings, RingOpener, prepare};
 use rustix::cmsg_space;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
+
+use super::sandbox;
+use crate::capture::{CaptureError, LiveSettings, RingOpener, prepare};
 
 /// The hidden command that is this process.
 pub const COMMAND: &str = "open-rings";
