@@ -152,14 +152,13 @@ impl Group {
         if state.called.as_deref() == called || state.interface_index != interface_index {
             return;
         }
-        match called {
-            Some(called) => {
-                warn!(
-                    interface,
-                    called, "interface was renamed: it is captured on, and records name it as the settings do"
-                );
-            }
-            None => info!(interface, "interface has its name again"),
+        if let Some(called) = called {
+            warn!(
+                interface,
+                called, "interface was renamed: it is captured on, and records name it as the settings do"
+            );
+        } else {
+            info!(interface, "interface has its name again");
         }
         state.called = called.map(str::to_owned);
     }

@@ -4,6 +4,7 @@ mod board;
 mod capabilities;
 pub mod control;
 mod coverage;
+mod end;
 mod events;
 mod expiry;
 mod metrics;
@@ -27,12 +28,13 @@ use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use self::board::{Board, Facts};
 use self::control::Ask;
 use self::control::protocol::{ErrorAnswer, RotateAnswer};
-use self::events::{Events, Spans, run_events, start, stop};
+use self::end::end;
+use self::events::{Events, Spans, run_events, start};
 use self::expiry::Expiry;
 use self::metrics::http::{ListenError, Listener};
 use self::opener::Opener;
@@ -48,8 +50,8 @@ pub use self::state::clock;
 use self::state::{Notifier, State, now};
 use crate::audit::Auditor;
 use crate::capture::{
-    CaptureError, Command, FastPath, LiveSettings, Outbox, PinnedInterrupts, Report, Source, Summary, Worker,
-    WorkerError, XdpSettings, allowed_cores, default_route, open_pnet, open_rings, open_xdp, pin_interrupts,
+    CaptureError, FastPath, LiveSettings, Outbox, PinnedInterrupts, Source, Worker, WorkerError, XdpSettings,
+    allowed_cores, default_route, open_pnet, open_rings, open_xdp, pin_interrupts,
 };
 use crate::config::{Backend, Config, ConfigError, Origin, no_approvals};
 use crate::fault;
@@ -149,8 +151,7 @@ async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: O
     let Opened { policy, sources, interfaces: names, interrupts: _interrupts, folder, state, .. } = opened;
     let Opened { control_socket, metrics, pseudonyms, opener, .. } = opened;
     let (ended, mut endings) = mpsc::unbounded_channel();
-    let told = ended.clone();
-    panics::watch(move |panic| drop(told.send(Some(DaemonError::Panic(panic)))));
+    panics::watch(ended.clone());
     let sensor = config.sensor_name();
     // They have threads of their own, which are to be in the sandbox.
     let open = |name| SealedLog::open(&folder, name, &state, &config.records.log, clock());
@@ -201,8 +202,7 @@ async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: O
     let (mut notifier, mut reloading) = (Notifier::new(), Reloading::default());
     notifier.ready();
     let mut tick = tokio::time::interval(coverage::TICK);
-    let (mut spans, mut expiry) = (Spans::new(), Expiry::default());
-    let mut failure = None;
+    let (mut spans, mut expiry, mut failure) = (Spans::new(), Expiry::default(), None);
     let watching = async {
         loop {
             fault::point("main");
@@ -252,25 +252,7 @@ async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: O
     let failure = failure.or_else(|| endings.try_recv().ok().flatten());
     servers.shutdown().await;
     notifier.stopping(failure.as_ref());
-    info!("stopping: ending every flow and writing its record");
-    let (reports, result) = stop_workers(workers);
-    let mut summary = Summary::of(&reports);
-    let lost = match log.await {
-        Ok(log) => log.lost() + log.waiting(),
-        // It panicked: what it had not written by then nobody has.
-        Err(_) => summary.records.saturating_sub(board.log.written()),
-    };
-    summary.records_lost += lost;
-    summary.records = summary.records.saturating_sub(lost);
-    let is_clean = failure.is_none() && result.is_ok();
-    spans.last(&board, &mut events, summary.records_lost);
-    events.say(What::Stop(stop(&summary, is_clean)));
-    drop(events);
-    let _ = sensor_log.await;
-    state.write(&summary, true);
-    for line in summary.to_string().lines() {
-        info!("{line}");
-    }
+    let result = end(workers, (log, sensor_log), (&board, &mut state), (spans, events), failure.is_some()).await;
     // What began it comes before what came of it, and some may have panicked as they ended.
     failure.or_else(|| endings.try_recv().ok().flatten()).map_or(result, Err)
 }
@@ -360,22 +342,6 @@ fn start_workers(
             .map_err(|source| DaemonError::System { what: "start a worker thread", source })
     };
     sources.into_iter().enumerate().map(start).collect()
-}
-
-fn stop_workers(workers: Vec<Worker>) -> (Vec<Report>, Result<(), DaemonError>) {
-    for worker in &workers {
-        worker.tell(Command::Stop);
-    }
-    let (mut reports, mut result) = (Vec::new(), Ok(()));
-    for (id, worker) in workers.into_iter().enumerate() {
-        let (report, outcome) = tokio::task::block_in_place(|| worker.join());
-        reports.push(report);
-        if let Err(error) = outcome {
-            error!(worker = id, %error, "worker failed");
-            result = result.and(Err(DaemonError::Worker { id, error }));
-        }
-    }
-    (reports, result)
 }
 
 struct Signals {

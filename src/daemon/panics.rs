@@ -9,7 +9,10 @@ use std::pin::pin;
 use std::task::Poll;
 use std::thread;
 
+use tokio::sync::mpsc::UnboundedSender;
 use tracing::error;
+
+use super::DaemonError;
 
 /// A thread that panicked.
 #[derive(Clone, Debug)]
@@ -26,11 +29,12 @@ impl fmt::Display for Panic {
     }
 }
 
-/// From here on, `tell` hears of every panic of the process, and the log does.
-pub(super) fn watch(tell: impl Fn(Panic) + Send + Sync + 'static) {
+/// From here on, the main loop hears of every panic of the process, and the log does.
+pub(super) fn watch(endings: UnboundedSender<Option<DaemonError>>) {
     set_hook(Box::new(move |info| {
         let panic = describe(info);
-        tell(panic.clone());
+        // Where nobody hears it any more, the daemon is at its end.
+        let _ = endings.send(Some(DaemonError::Panic(panic.clone())));
         error!("{panic}");
         let backtrace = Backtrace::capture();
         if backtrace.status() == BacktraceStatus::Captured {

@@ -56,8 +56,7 @@ fn a_clock_that_is_set_a_day_forth_and_back_is_told_and_flows_and_log_go_on() {
     command.env("LD_PRELOAD", library(&house)).env("CLOCK_OFFSET", house.path("offset"));
     let mut daemon = house.start_by(command);
     let mut sender = house.namespace.sender("far0");
-    let mut port = 2000;
-    for seconds in [0, DAY, 0, -DAY, 0] {
+    for (port, seconds) in (2000_u16..).zip([0, DAY, 0, -DAY, 0]) {
         set(seconds);
         if port > 2000 {
             let said = daemon.says("the system's clock was set");
@@ -73,7 +72,6 @@ fn a_clock_that_is_set_a_day_forth_and_back_is_told_and_flows_and_log_go_on() {
             (records.iter().any(|record| is_certain(record)) && records.iter().any(|record| is_end(record)))
                 .then_some(())
         });
-        port += 1;
     }
     end(&mut daemon);
     assert_eq!(daemon.summary()["records_lost"], 0);
