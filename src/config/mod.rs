@@ -312,19 +312,19 @@ impl CaptureConfig {
 }
 
 impl FlowConfig {
+    /// What is valid but probably not meant.
+    #[must_use]
+    pub fn warning(&self) -> Option<&'static str> {
+        (self.idle_timeout > self.active_timeout).then_some(
+            "flow.idle_timeout is longer than flow.active_timeout: a flow that is silent for longer than the latter is not over, and goes on as another (`continues`)",
+        )
+    }
+
     fn take(&mut self, section: &Section<'_, '_>) {
         let value = |key| section.value(key);
         let timeouts = || Duration::from_secs(1)..=Duration::from_hours(7 * 24);
-        let (idle, active) = (value("idle_timeout"), value("active_timeout"));
-        set(&mut self.idle_timeout, idle.as_ref().and_then(|value| value.duration(timeouts())));
-        set(&mut self.active_timeout, active.as_ref().and_then(|value| value.duration(timeouts())));
-        if self.idle_timeout > self.active_timeout
-            && let Some(value) = idle.or(active)
-        {
-            value.wrong(
-                &"flow.idle_timeout must not be longer than flow.active_timeout, which would end flows before it",
-            );
-        }
+        set(&mut self.idle_timeout, value("idle_timeout").and_then(|value| value.duration(timeouts())));
+        set(&mut self.active_timeout, value("active_timeout").and_then(|value| value.duration(timeouts())));
         set(&mut self.memory_octets, value("memory_octets").and_then(|value| value.octets(1 << 20..=1 << 40)));
         set(&mut self.vlan_in_key, value("vlan_in_key").and_then(|value| value.boolean()));
         set(&mut self.home_nets, value("home_nets").and_then(|list| list.list(approvals::network)));

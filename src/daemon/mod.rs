@@ -118,6 +118,7 @@ pub enum DaemonError {
 /// Runs until SIGTERM or SIGINT; `origin` tells what changes in the settings meanwhile. Opens everything before the control
 /// plane starts: errors come first, and what is not needed any more is let go of while there is one thread.
 pub fn run(config: &Config, origin: &Origin) -> Result<(), DaemonError> {
+    config.flow.warning().iter().for_each(|warning| warn!("{warning}"));
     let system = |what| move |source| DaemonError::System { what, source };
     // Before anything else, so that no signal ends the process in the middle of its start. Signals are the process's: the
     // runtime that is made later hears of those that came before it.
