@@ -7,21 +7,22 @@ use std::fmt::Display;
 #[inline]
 pub fn point(name: impl Display) {
     #[cfg(debug_assertions)]
-    wanted::point(&name.to_string());
+    wanted::point(name);
     #[cfg(not(debug_assertions))]
     let _ = name;
 }
 
 #[cfg(debug_assertions)]
 mod wanted {
+    use std::fmt::Display;
     use std::path::PathBuf;
     use std::sync::LazyLock;
 
     static FOLDER: LazyLock<Option<PathBuf>> =
         LazyLock::new(|| std::env::var_os("LINEWARDEN_FAULTS").map(PathBuf::from));
 
-    pub(super) fn point(name: &str) {
-        let is_wanted = FOLDER.as_ref().is_some_and(|folder| folder.join(name).exists());
+    pub(super) fn point(name: impl Display) {
+        let is_wanted = FOLDER.as_ref().is_some_and(|folder| folder.join(name.to_string()).exists());
         assert!(!is_wanted, "a test asked for it");
     }
 }
