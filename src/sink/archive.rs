@@ -11,6 +11,7 @@ pub mod index;
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use zstd::bulk::Compressor;
@@ -125,7 +126,8 @@ fn line(to: &mut impl Write, value: &impl serde::Serialize) -> io::Result<()> {
 
 fn create(path: &Path, permissions: Permissions) -> io::Result<BufWriter<File>> {
     let file = File::create(path)?;
-    file.set_permissions(permissions)?;
+    // Others have no part in it, whatever the segment's mode is.
+    file.set_permissions(Permissions::from_mode(permissions.mode() & 0o775))?;
     Ok(BufWriter::new(file))
 }
 
