@@ -350,3 +350,30 @@ fn the_metrics_port_is_on_loopback_and_connects_nowhere() {
     daemon.signal("TERM");
     assert_eq!(daemon.ends(), 0);
 }
+
+/// What the README says an intruder can still do: the kernel takes frames on any packet socket that is open.
+#[test]
+fn an_open_ring_still_sends() {
+    let namespace = Namespace::new("sends");
+    let folder = installed();
+    let mut daemon = start(&namespace, folder.path(), "etc/settings.toml");
+    let process = daemon.process();
+    let descriptors: Vec<i64> = fs::read_dir(format!("/proc/{process}/fd"))
+        .unwrap()
+        .map(|one| one.unwrap().file_name().to_str().unwrap().parse().unwrap())
+        .collect();
+    // `sockaddr_ll` of `packet(7)`.
+    let link = namespace.command("cat").arg("/sys/class/net/wan0/ifindex").output().unwrap();
+    let number: i32 = String::from_utf8(link.stdout).unwrap().trim().parse().unwrap();
+    let address = [&17_u16.to_ne_bytes()[..], &[0x88, 0xb5], &number.to_ne_bytes(), &[0, 0, 0, 6], &[0xff; 8]].concat();
+    let frame = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 1], &[0x88, 0xb5], &[0; 46]].concat();
+    let mut intruder = Intruder::seize(process, process);
+    let sent = descriptors.iter().filter(|&&descriptor| {
+        let send = [descriptor.into(), frame.clone().into(), 60.into(), 0.into(), address.clone().into(), 20.into()];
+        intruder.call(libc::SYS_sendto, &send) == Outcome::Done(60)
+    });
+    assert!(sent.count() >= 1);
+    drop(intruder);
+    daemon.signal("TERM");
+    assert_eq!(daemon.ends(), 0);
+}
