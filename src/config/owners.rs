@@ -174,7 +174,9 @@ pub fn check_written(folder: &Path) -> Result<(), ConfigError> {
     let owners = Owners::here().and_of(folder);
     let checked = owners.check_above(&real).map_err(|what| format!("{} {what}", folder.display()));
     owners.check(folder, &found).and(checked).map_err(|what| {
-        ConfigError(format!("{what}; the log and its key must be safe there, or records.dir and state.dir name other folders"))
+        ConfigError(format!(
+            "{what}; the log and its key must be safe there, or records.dir and state.dir name other folders"
+        ))
     })
 }
 

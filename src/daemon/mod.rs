@@ -275,10 +275,10 @@ impl Opened {
         check_written(&folder)?;
         check_written(&state)?;
         let owners = Owners::here().and_of(&state);
-        let listen = config.metrics.listen.as_ref();
-        let metrics = listen.map(|listen| Listener::bind(listen, &owners)).transpose().map_err(DaemonError::Metrics)?;
         let control_socket =
             bind_control(config.control.socket.as_deref(), &state, &owners).map_err(DaemonError::Control)?;
+        let listen = config.metrics.listen.as_ref();
+        let metrics = listen.map(|listen| Listener::bind(listen, &owners)).transpose().map_err(DaemonError::Metrics)?;
         let pseudonyms = Pseudonyms::open(config, &policy, Missing::Make)?.map(Arc::new);
         if pseudonyms.is_some() {
             info!(key = %key_file(config).display(), "home addresses that no approval names are hidden: pseudonyms stand for them");

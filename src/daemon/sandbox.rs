@@ -152,7 +152,9 @@ fn kept(needs: &Needs) -> HashSet<Capability> {
             vec![Capability::CAP_NET_RAW, Capability::CAP_NET_ADMIN, Capability::CAP_BPF, Capability::CAP_IPC_LOCK]
         }
     };
-    if let Some(folder) = needs.write.iter().chain(&needs.sockets).chain(&needs.read).find(|folder| is_of_somebody_else(folder)) {
+    if let Some(folder) =
+        needs.write.iter().chain(&needs.sockets).chain(&needs.read).find(|folder| is_of_somebody_else(folder))
+    {
         wanted.push(Capability::CAP_DAC_OVERRIDE);
         let folder = folder.display();
         info!(%folder, "started as root, and another user owns that: CAP_DAC_OVERRIDE is kept to go on there");
@@ -180,11 +182,7 @@ fn drop_all_but(kept: &HashSet<Capability>) -> io::Result<()> {
     caps::clear(None, CapSet::Inheritable).map_err(failed)
 }
 
-fn restrict_files(
-    read: &[PathBuf],
-    write: &[PathBuf],
-    sockets: &[PathBuf],
-) -> Result<RulesetStatus, RulesetError> {
+fn restrict_files(read: &[PathBuf], write: &[PathBuf], sockets: &[PathBuf]) -> Result<RulesetStatus, RulesetError> {
     // The service manager may listen on an abstract socket, which is no file.
     let is_told_there = std::env::var_os("NOTIFY_SOCKET").is_some_and(|path| path.as_bytes().starts_with(b"@"));
     let scopes = if is_told_there { Scope::Signal.into() } else { Scope::from_all(LANDLOCK) };

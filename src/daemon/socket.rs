@@ -119,7 +119,10 @@ mod tests {
         assert!(UnixStream::connect(&path).is_ok());
         drop(second);
         let other = UnixListener::bind(&path).unwrap();
-        assert!(matches!(Socket::bind(&path, &owners), Err(SocketError::Taken(_))), "one that knows nothing of the lock");
+        assert!(
+            matches!(Socket::bind(&path, &owners), Err(SocketError::Taken(_))),
+            "one that knows nothing of the lock"
+        );
         drop(other);
     }
 

@@ -82,7 +82,10 @@ fn list(allowed: Allowed) -> Result<BpfProgram, String> {
         sockets.push(all(&[(0, Op::Eq, libc::AF_NETLINK.unsigned_abs().into()), (2, Op::Eq, route)]));
     }
     let datagrams = Op::MaskedEq(SOCKET_TYPE);
-    sockets.push(all(&[(0, Op::Eq, libc::AF_UNIX.unsigned_abs().into()), (1, datagrams, libc::SOCK_DGRAM.unsigned_abs().into())]));
+    sockets.push(all(&[
+        (0, Op::Eq, libc::AF_UNIX.unsigned_abs().into()),
+        (1, datagrams, libc::SOCK_DGRAM.unsigned_abs().into()),
+    ]));
     when(libc::SYS_socket, sockets)?;
     when(libc::SYS_socketpair, vec![is(0, libc::AF_UNIX.unsigned_abs().into())])?;
     // To send with the first packet of a connection is to connect.
@@ -412,9 +415,7 @@ mod tests {
 
     #[test]
     fn a_network_cannot_be_reached_and_the_error_is_one_that_programs_know() {
-        if let Some((status, said)) =
-            inside("a_network_cannot_be_reached_and_the_error_is_one_that_programs_know")
-        {
+        if let Some((status, said)) = inside("a_network_cannot_be_reached_and_the_error_is_one_that_programs_know") {
             assert!(status.success() && said.contains("1 passed"), "{said}");
             return;
         }

@@ -63,7 +63,8 @@ fn settings_and_approvals_that_others_could_have_written_are_refused() {
         assert_says(&found.err, says.as_slice());
         if let Some(says) = says {
             // The daemon says the same, before it opens anything.
-            let mut run = linewarden(["run", "--config", "s.toml", "--approvals", "approvals.d", "--interface", "nix0"]);
+            let mut run =
+                linewarden(["run", "--config", "s.toml", "--approvals", "approvals.d", "--interface", "nix0"]);
             let refused = done(run.current_dir(&root).env_remove("SUDO_UID")).expect(78);
             assert_says(&refused.err, &[says]);
             // Whose files they are is the business of who asks what they would do.
@@ -133,7 +134,10 @@ fn logs_keys_and_sockets_are_not_put_where_others_may_take_them_away() {
     mode(&folder.path().join("sticky"), 0o1777);
     let place = "where other users may put another file in its place (mode 0777): run `chmod go-w /";
     let cases: [(&[&str], &[&str]); 6] = [
-        (&["--records", "open"], &["open may be changed by other users (mode 0777): run `chmod go-w open`", "records.dir"]),
+        (
+            &["--records", "open"],
+            &["open may be changed by other users (mode 0777): run `chmod go-w open`", "records.dir"],
+        ),
         (&["--records", "sticky"], &["sticky may be changed by other users (mode 1777)"]),
         (&["--config", "below.toml"], &["open/below/log lies in ", place]),
         (&["--records", "log", "--config", "state.toml"], &["open may be changed by other users", "state.dir"]),

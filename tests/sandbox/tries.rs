@@ -45,6 +45,7 @@ fn tries(folder: &Path, elsewhere: &Path) -> Vec<Try> {
     for (name, file, how) in [
         ("read passwords", "/etc/shadow".to_owned(), READ),
         ("read users", "/etc/passwd".to_owned(), READ),
+        ("read passwords by another name", "/proc/self/root/etc/shadow".to_owned(), READ),
         ("list a home", "/root".to_owned(), READ | libc::O_DIRECTORY),
         ("read what another process was started with", own("environ"), READ),
         ("read another process's files", own("root/etc/passwd"), READ),
@@ -83,7 +84,13 @@ fn tries(folder: &Path, elsewhere: &Path) -> Vec<Try> {
     on("give a file away", libc::SYS_chown, owner, EPERM, true);
     on("set a file's times", libc::SYS_utimensat, [at(&other("file")), vec![0.into(), 0.into()]].concat(), EPERM, true);
     on("link a file", libc::SYS_symlinkat, vec!["/etc".into(), HERE.into(), (&*other("link")).into()], EPERM, false);
-    on("make a device", libc::SYS_mknodat, [at(&other("node")), vec![0o20600.into(), 259.into()]].concat(), EPERM, false);
+    on(
+        "make a device",
+        libc::SYS_mknodat,
+        [at(&other("node")), vec![0o20600.into(), 259.into()]].concat(),
+        EPERM,
+        false,
+    );
     on("go elsewhere", libc::SYS_chdir, vec!["/".into()], EPERM, false);
 
     let socket = |family: i32, kind: i32| vec![family.into(), kind.into(), 0.into()];
@@ -233,7 +240,9 @@ fn who_takes_a_thread_over_gets_nowhere_and_the_daemon_goes_on() {
         };
         let path = |file: &str| Arg::from(folder.path().join(file).to_str().unwrap());
         let made = format!("log/of-{thread}");
-        for (file, how) in [(path("etc/approvals.d/a.toml"), READ), ("/proc/self/status".into(), READ), (path(&made), MAKE)] {
+        for (file, how) in
+            [(path("etc/approvals.d/a.toml"), READ), ("/proc/self/status".into(), READ), (path(&made), MAKE)]
+        {
             let file = done(libc::SYS_openat, &[HERE.into(), file, how.into(), 0o600.into()]);
             done(libc::SYS_close, &[file.into()]);
         }
@@ -328,7 +337,8 @@ fn the_metrics_port_is_on_loopback_and_connects_nowhere() {
     assert_eq!(listening[0][1], "0100007F:24FE", "127.0.0.1:9470 and no other address");
     let link = format!("socket:[{}]", listening[0][9]);
     let descriptors = fs::read_dir(format!("/proc/{process}/fd")).unwrap().map(Result::unwrap);
-    let port = descriptors.into_iter().find(|one| fs::read_link(one.path()).is_ok_and(|to| to.to_str() == Some(&*link)));
+    let port =
+        descriptors.into_iter().find(|one| fs::read_link(one.path()).is_ok_and(|to| to.to_str() == Some(&*link)));
     let port: i64 = port.unwrap().file_name().to_str().unwrap().parse().unwrap();
 
     let mut intruder = Intruder::seize(process, process);
