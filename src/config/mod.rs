@@ -22,7 +22,7 @@ pub use inventory::InventoryConfig;
 pub use lint::Finding;
 pub use log::{LOG_FOLDERS, LogConfig, RUN_FOLDER, STATE_FOLDER, StateConfig};
 pub use outputs::{Format, JournalConfig, Only, OutputConfig, PrivacyConfig, When, is_own_file};
-pub use owners::{Owners, check_written, may_others_write};
+pub use owners::{Owners, anybody_above, check_written, may_others_write};
 pub use sandbox::SandboxConfig;
 pub use service::{ControlConfig, Listen, MAX_SOCKET_PATH, MetricsConfig, Origin};
 pub use settings::{APPROVAL_FOLDERS, host_name, no_approvals};

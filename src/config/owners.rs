@@ -6,6 +6,8 @@
 //! | owner | root, the user that runs this, and for root whom `sudo` runs it for |
 //! | mode | writable by nobody else; by a group only if its one member is the owner (users' own groups, `umask 002`) |
 //! | folders above | the same, and writable by all where the sticky bit keeps others' hands off (`/tmp`) |
+//!
+//! Of folders above logs, their state and its keys it is asked only whether everybody may write there.
 
 use std::collections::HashMap;
 use std::fs::Metadata;
@@ -79,18 +81,13 @@ impl Owners {
 
     /// What is wrong with the folders that a path without links lies in; the path goes before it.
     pub fn check_above(&self, real: &Path) -> Result<(), String> {
+        check_modes_above(real, may_others_write)?;
         for folder in real.ancestors().skip(1) {
-            let found = std::fs::metadata(folder).map_err(|error| format!("cannot be read: {error}"))?;
-            let (folder, mode) = (folder.display(), found.mode() & 0o7777);
-            if may_others_write(&found) && mode & STICKY == 0 {
+            let user = std::fs::metadata(folder).map_err(|error| format!("cannot be read: {error}"))?.uid();
+            if !self.has(user) {
+                let folder = folder.display();
                 return Err(format!(
-                    "lies in {folder}, where other users may put another file in its place (mode {mode:04o}): run `chmod go-w {folder}`"
-                ));
-            }
-            if !self.has(found.uid()) {
-                return Err(format!(
-                    "lies in {folder}, where user {} may put another file in its place, whose folder that is: run `chown root {folder}`, or name another place",
-                    found.uid()
+                    "lies in {folder}, where user {user} may put another file in its place, whose folder that is: run `chown root {folder}`, or name another place"
                 ));
             }
         }
@@ -167,17 +164,35 @@ impl Config {
     }
 }
 
-/// Refuses a folder of the log or its state, whoever owns it, where others may write, or that they may take away: evidence would
-/// go, or a key.
+/// Refuses a folder of the log or its state, whoever owns it, where others may write, or that anybody may take away: evidence
+/// would go, or a key.
 pub fn check_written(folder: &Path) -> Result<(), ConfigError> {
     let (Ok(real), Ok(found)) = (std::fs::canonicalize(folder), std::fs::metadata(folder)) else { return Ok(()) };
-    let owners = Owners::here().and_of(folder);
-    let checked = owners.check_above(&real).map_err(|what| format!("{} {what}", folder.display()));
-    owners.check(folder, &found).and(checked).map_err(|what| {
+    let above = anybody_above(&real).map_err(|what| format!("{} {what}", folder.display()));
+    Owners::here().and_of(folder).check(folder, &found).and(above).map_err(|what| {
         ConfigError(format!(
             "{what}; the log and its key must be safe there, or records.dir and state.dir name other folders"
         ))
     })
+}
+
+/// Whether anybody at all could put something else in the place of what a path without links names. Groups are the system's
+/// own affair: `/var/log` has one here and there.
+pub fn anybody_above(real: &Path) -> Result<(), String> {
+    check_modes_above(real, |found| found.mode() & OTHERS != 0)
+}
+
+fn check_modes_above(real: &Path, is_shared: impl Fn(&Metadata) -> bool) -> Result<(), String> {
+    for folder in real.ancestors().skip(1) {
+        let found = std::fs::metadata(folder).map_err(|error| format!("cannot be read: {error}"))?;
+        if is_shared(&found) && found.mode() & STICKY == 0 {
+            let (folder, mode) = (folder.display(), found.mode() & 0o7777);
+            return Err(format!(
+                "lies in {folder}, where other users may put another file in its place (mode {mode:04o}): run `chmod go-w {folder}`"
+            ));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

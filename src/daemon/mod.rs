@@ -274,7 +274,7 @@ impl Opened {
         made.map_err(|source| LogError::State { path: state.clone(), source })?;
         check_written(&folder)?;
         check_written(&state)?;
-        let owners = Owners::here().and_of(&state);
+        let owners = Owners::here().and_of(&folder).and_of(&state);
         let control_socket =
             bind_control(config.control.socket.as_deref(), &state, &owners).map_err(DaemonError::Control)?;
         let listen = config.metrics.listen.as_ref();

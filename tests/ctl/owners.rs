@@ -150,6 +150,15 @@ fn logs_keys_and_sockets_are_not_put_where_others_may_take_them_away() {
         let refused = done(command.args(arguments).current_dir(folder.path())).expect(78);
         assert_says(&refused.err, says);
     }
+    // Some systems have a group that may write to /var/log.
+    let above = folder.path().join("log");
+    chown(&above, Some(0), Some(100)).unwrap();
+    mode(&above, 0o775);
+    let arguments = ["--interface", "wan0", "--approvals", "approvals.d", "--records", "log/linewarden"];
+    let mut daemon = namespace.daemon(folder.path(), &arguments);
+    daemon.says("capturing");
+    end(&mut daemon);
+    assert_eq!(fs::metadata(above.join("linewarden")).unwrap().permissions().mode() & 0o7777, 0o755);
 }
 
 /// What answers in a folder that everybody may write to need not be the daemon.

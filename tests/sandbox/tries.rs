@@ -291,7 +291,9 @@ fn calls_of_intruders_end_the_process() {
     for (name, call) in KILLED {
         let mut daemon = start(&namespace, folder.path(), "etc/settings.toml");
         let process = daemon.process();
-        let (worker, _) = threads(process).into_iter().find(|(_, name)| name == "worker-0").unwrap();
+        // It takes its name when it has begun.
+        let worker = || threads(process).into_iter().find(|(_, name)| name == "worker-0");
+        let (worker, _) = until("a worker", worker);
         let mut intruder = Intruder::seize(process, worker);
         assert_eq!(intruder.call(call, &[]), Outcome::Killed(libc::SIGSYS), "{name}");
         until("the whole process ends", || daemon.is_gone().then_some(()));
