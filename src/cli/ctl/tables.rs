@@ -51,7 +51,7 @@ impl Tables {
 }
 
 fn list(out: &mut impl Write, table: &Table, end: End) -> io::Result<()> {
-    writeln!(out, "{}", printed(&table))?;
+    writeln!(out, "{}", printed(table))?;
     if end.left_out > 0 {
         writeln!(out, "{} more: raise --limit", end.left_out)?;
     }
