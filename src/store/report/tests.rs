@@ -16,7 +16,7 @@ use crate::sink::ndjson::encode;
 use crate::sink::sensor::{
     ApprovalInForce, Coverage, InterfaceCoverage, LinkState, PolicyInForce, ReloadFailed, Start, Stop, What,
 };
-use crate::sink::tests_support::record;
+use crate::record::tests_support::record;
 use crate::store::Line;
 
 /// Midnight.
