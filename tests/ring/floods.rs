@@ -187,7 +187,7 @@ impl<'a> Victim<'a> {
         assert_eq!(self.sender.send(&begun).unwrap(), begun.len());
         self.tunnel_sent += begun.len() as u64;
         self.tunnel = rest;
-        let is_it = |record: &Value| record["dst_port"] == 51_820 && record["confidence"] == "certain";
+        let is_it = |record: &Value| record["dst_ip"] == "198.51.100.2" && record["confidence"] == "certain";
         self.daemon.record("the tunnel", is_it)
     }
 
