@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 
 use super::super::board::Board;
 use super::super::socket::{Socket, SocketError};
-use crate::config::Listen;
+use crate::config::{Listen, Owners};
 use crate::fault;
 
 /// Where metrics are read; made before there is a runtime.
@@ -61,9 +61,9 @@ const CONNECTION: Duration = Duration::from_secs(15);
 const HEAD: usize = 8 << 10;
 
 impl Listener {
-    pub(in crate::daemon) fn bind(listen: &Listen) -> Result<Self, ListenError> {
+    pub(in crate::daemon) fn bind(listen: &Listen, owners: &Owners) -> Result<Self, ListenError> {
         match listen {
-            Listen::Unix(path) => Ok(Self::Unix(Socket::bind(path)?)),
+            Listen::Unix(path) => Ok(Self::Unix(Socket::bind(path, owners)?)),
             Listen::Loopback(address) => {
                 let listener = std::net::TcpListener::bind(address)
                     .and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
