@@ -13,7 +13,7 @@ use crate::{House, all_records, end, in_own_mounts, is_certain, shell, tunnels, 
 /// A file system in memory of that size.
 fn mount(folder: &Path, size: &str) {
     fs::create_dir_all(folder).unwrap();
-    shell(&format!("mount -t tmpfs -o size={size} none \"$0\""), folder);
+    shell(&format!("mount -t tmpfs -o size={size},mode=0755 none \"$0\""), folder);
 }
 
 /// Takes all the room there is.
