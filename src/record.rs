@@ -178,3 +178,55 @@ pub struct Record {
     /// SHA-256 of the approvals in force.
     pub policy_revision: Arc<str>,
 }
+
+#[cfg(test)]
+pub(crate) mod tests_support {
+    use super::{FlowDirection, Kind, Record, VERSION};
+    use crate::flow::{CommunityId, EndReason, FlowId};
+    use crate::policy::{Label, Reason};
+    use crate::time::Timestamp;
+
+    /// A record of a flow that is nothing special.
+    pub fn record(seq: u64) -> Record {
+        Record {
+            version: VERSION,
+            seq,
+            kind: Kind::End,
+            time: Timestamp::from_secs(1_700_000_010),
+            sensor: "sensor".into(),
+            interface: "eth0".into(),
+            vlan: Vec::new(),
+            mpls_labels: Vec::new(),
+            flow_id: FlowId::Number(0x0123_4567_89ab_cdef),
+            continues: None,
+            outer_flow_id: None,
+            related_flow_ids: Vec::new(),
+            community_id: CommunityId::Digest([7; 20]),
+            src_ip: "198.51.100.1".parse().unwrap(),
+            src_port: Some(40_000),
+            dst_ip: "198.51.100.2".parse().unwrap(),
+            dst_port: Some(53),
+            proto: 17,
+            direction: FlowDirection::Initiator,
+            originator_known: true,
+            fwd_packets: 1,
+            fwd_octets: 80,
+            rev_packets: 1,
+            rev_octets: 120,
+            start: Timestamp::from_secs(1_700_000_000),
+            end: Timestamp::from_secs(1_700_000_001),
+            end_reason: Some(EndReason::IdleTimeout),
+            verdict: Label::Other,
+            reason: Reason::NotATunnel,
+            tunnel: None,
+            confidence: None,
+            midstream: false,
+            inspections: 0,
+            evidence: Vec::new(),
+            spi: Vec::new(),
+            gre_key: Vec::new(),
+            approval: None,
+            policy_revision: "none".into(),
+        }
+    }
+}

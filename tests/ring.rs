@@ -7,6 +7,8 @@ mod common;
 mod daemon;
 #[path = "ring/fast_path.rs"]
 mod fast_path;
+#[path = "ring/floods.rs"]
+mod floods;
 #[path = "ring/frames.rs"]
 mod frames;
 #[path = "ring/interfaces.rs"]
@@ -17,6 +19,8 @@ mod link;
 mod losses;
 #[path = "ring/pnet.rs"]
 mod pnet;
+#[path = "ring/soak.rs"]
+mod soak;
 #[path = "ring/spread.rs"]
 mod spread;
 #[path = "ring/wire.rs"]

@@ -15,7 +15,7 @@ use tracing::warn;
 use super::clock::{clock, now};
 use super::{CaptureCounters, Link, Source, advise_huge_pages, pin};
 use crate::audit::{Auditor, Counters};
-use crate::policy::Policy;
+use crate::policy::{Label, Policy};
 use crate::record::Record;
 use crate::time::Timestamp;
 
@@ -96,7 +96,8 @@ impl Status {
     }
 }
 
-/// The way out of all workers: bounded, and a record that finds it full is lost and counted, so that no ring waits.
+/// The way out of all workers: bounded, and a record that finds it full is lost and counted, so that no ring waits. The last
+/// quarter of the room is for flows that are no `other`: these, however many, push out no record of a tunnel.
 #[derive(Clone, Debug)]
 pub struct Outbox {
     records: mpsc::Sender<Record>,
@@ -110,6 +111,12 @@ impl Outbox {
     pub fn new(queue: usize) -> (Self, mpsc::Receiver<Record>) {
         let (records, receiver) = mpsc::channel(queue.max(1));
         (Self { records, sequence: Arc::default() }, receiver)
+    }
+
+    /// Whether a record finds room.
+    fn has_room(&self, record: &Record) -> bool {
+        let left = if record.verdict == Label::Other { self.records.max_capacity() / 4 } else { 0 };
+        self.records.capacity() > left
     }
 
     fn number(&self, mut record: Record) -> Record {
@@ -277,6 +284,31 @@ impl Body {
 }
 
 fn try_send(outbox: &Outbox, record: Record, sent: &mut u64, lost: &mut u64) {
-    let sent_now = outbox.records.try_send(outbox.number(record)).is_ok();
+    let record = outbox.number(record);
+    let sent_now = outbox.has_room(&record) && outbox.records.try_send(record).is_ok();
     *if sent_now { sent } else { lost } += 1;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Label;
+    use crate::record::tests_support::record;
+
+    #[test]
+    fn flows_of_no_interest_leave_room_for_a_tunnels_record() {
+        let (outbox, mut receiver) = Outbox::new(8);
+        let (mut sent, mut lost) = (0, 0);
+        for _ in 0..100 {
+            try_send(&outbox, record(0), &mut sent, &mut lost);
+        }
+        assert_eq!((sent, lost), (6, 94));
+        for _ in 0..3 {
+            let tunnel = Record { verdict: Label::UnapprovedVpnTunnel, ..record(0) };
+            try_send(&outbox, tunnel, &mut sent, &mut lost);
+        }
+        assert_eq!((sent, lost), (8, 95));
+        let received: Vec<_> = std::iter::from_fn(|| receiver.try_recv().ok()).map(|record| record.seq).collect();
+        assert_eq!(received, [1, 2, 3, 4, 5, 6, 101, 102], "what was lost is a gap");
+    }
 }

@@ -520,7 +520,8 @@ impl<T: Tenant> FlowTable<T> {
         }
     }
 
-    /// The oldest of the flows that are to go first; the caller removes it.
+    /// The oldest of the flows that are to go first; the caller removes it. Among tunnels idle equally long, to a second, one that
+    /// began later goes: whoever makes up tunnels, however many in a second, does not push out those that were there before.
     pub fn oldest(&mut self, pressure: Pressure) -> Option<FlowIndex> {
         let ranks: &[&[Rank]] = match pressure {
             Pressure::Entries => &[&[Rank::Plain, Rank::Noted], &[Rank::Evident], &[Rank::Tunnel]],
@@ -534,10 +535,16 @@ impl<T: Tenant> FlowTable<T> {
                     .min_by_key(|((second, _), _)| *second);
                 let Some(((second, position), rank)) = first else { break };
                 let flow = self.entries.get(position as usize)?;
-                if flow.tenant.rank() == rank && self.bucket_second(self.deadline(flow)) <= second {
-                    return Some(FlowIndex(position));
+                if !self.is_in_place(flow, rank, second) {
+                    self.relink(position);
+                    continue;
                 }
-                self.relink(position);
+                let last = if rank == Rank::Tunnel { self.last(rank, second) } else { None };
+                let later = last.filter(|&last| {
+                    let last = self.entries.get(last as usize);
+                    last.is_some_and(|last| last.first > flow.first && self.is_in_place(last, rank, second))
+                });
+                return Some(FlowIndex(later.unwrap_or(position)));
             }
         }
         None
@@ -590,6 +597,17 @@ impl<T: Tenant> FlowTable<T> {
         let second = wheel.first_from(self.cursor)?;
         let [head, _] = *wheel.buckets.get((second % BUCKETS) as usize)?;
         Some((second, head))
+    }
+
+    /// The latest flow that was put into that bucket of a wheel.
+    fn last(&self, rank: Rank, second: u64) -> Option<u32> {
+        let [_, tail] = *self.wheels.get(rank as usize)?.buckets.get((second % BUCKETS) as usize)?;
+        Some(tail)
+    }
+
+    /// Whether a flow still belongs where it was put.
+    fn is_in_place(&self, flow: &Flow<T>, rank: Rank, second: u64) -> bool {
+        flow.tenant.rank() == rank && self.bucket_second(self.deadline(flow)) <= second
     }
 
     fn relink(&mut self, position: u32) {
@@ -797,6 +815,29 @@ mod tests {
             table.remove(expected);
         }
         assert_eq!(table.oldest(Pressure::Entries), None);
+    }
+
+    #[test]
+    fn made_up_tunnels_do_not_push_out_one_that_was_there_before() {
+        let mut table = FlowTable::new(&settings(), 1);
+        let known = insert(&mut table, 1, 990, Held(Some(Rank::Tunnel)));
+        table.flow_mut(known).unwrap().last = Timestamp::from_secs(1000);
+        for number in 2..6 {
+            insert(&mut table, number, 1000, Held(Some(Rank::Tunnel)));
+        }
+        while table.len() > 1 {
+            let oldest = table.oldest(Pressure::Entries).unwrap();
+            assert_ne!(oldest, known);
+            table.remove(oldest);
+            insert(&mut table, 6, 1000, Held(Some(Rank::Tunnel)));
+            let newest = table.oldest(Pressure::Entries).unwrap();
+            assert_ne!(newest, known);
+            table.remove(newest);
+        }
+        table.remove(known);
+        let idle = insert(&mut table, 7, 1000, Held(Some(Rank::Tunnel)));
+        insert(&mut table, 8, 1001, Held(Some(Rank::Tunnel)));
+        assert_eq!(table.oldest(Pressure::Entries), Some(idle), "a second longer");
     }
 
     #[test]

@@ -143,8 +143,8 @@ mod tests {
     use bytes::BytesMut;
 
     use super::super::ndjson::encode;
-    use super::super::tests_support::record;
     use super::*;
+    use crate::record::tests_support::record;
 
     /// A segment of several frames.
     fn segment(folder: &Path) -> (PathBuf, Vec<u8>) {

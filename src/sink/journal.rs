@@ -234,10 +234,10 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests_support::record;
     use super::*;
     use crate::flow::FlowId;
     use crate::policy::{Label, Reason};
+    use crate::record::tests_support::record;
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_100);
 

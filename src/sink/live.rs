@@ -116,8 +116,8 @@ impl LiveView {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests_support::record;
     use super::*;
+    use crate::record::tests_support::record;
 
     #[test]
     fn holds_open_tunnels_only() {

@@ -350,9 +350,9 @@ fn ends_a_line(file: &mut File) -> io::Result<bool> {
 mod tests {
     use std::fs;
 
-    use super::super::tests_support::record;
     use super::*;
     use crate::policy::Label;
+    use crate::record::tests_support::record;
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_100);
 

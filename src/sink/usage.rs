@@ -94,9 +94,9 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests_support::record;
     use super::*;
     use crate::record::ApprovalRecord;
+    use crate::record::tests_support::record;
 
     fn approved(id: &str, kind: Kind) -> Record {
         let mut record = record(1);

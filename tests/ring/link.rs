@@ -22,27 +22,39 @@ const INSIDE: &str = "LINEWARDEN_RING_TEST";
 
 /// Runs the body of a test in a process of its own, in a new network namespace that ends with it. Gives what it printed.
 pub fn in_namespace<F: FnOnce()>(body: F) -> String {
+    let Some(done) = inside(body, Command::output) else { return String::new() };
+    let said = [done.stdout, done.stderr].map(|octets| String::from_utf8_lossy(&octets).into_owned()).concat();
+    assert!(done.status.success() && said.contains("1 passed"), "in its namespace: {}\n{said}", done.status);
+    said
+}
+
+/// The same for a body that takes long: what it prints is seen at once.
+pub fn in_namespace_aloud<F: FnOnce()>(body: F) {
+    if let Some(status) = inside(body, Command::status) {
+        assert!(status.success(), "in its namespace: {status}");
+    }
+}
+
+/// Gives nothing where it ran the body, because this is the process in the namespace.
+fn inside<F: FnOnce(), T>(body: F, run_to_end: impl FnOnce(&mut Command) -> std::io::Result<T>) -> Option<T> {
     // A closure is named after the function that it is written in.
     let name = std::any::type_name::<F>();
     let test = name.trim_start_matches("ring::").trim_end_matches("::{{closure}}");
     if std::env::var_os(INSIDE).is_some_and(|name| name == test) {
         run_shell(SILENCE);
         body();
-        return String::new();
+        return None;
     }
     let namespace = Namespace(format!("lwring-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed)));
     run(&format!("ip netns add {}", namespace.0));
-    let done = Command::new("ip")
+    let mut command = Command::new("ip");
+    command
         .args(["netns", "exec", &namespace.0])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture", "--include-ignored"])
         .env(INSIDE, test)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let said = [done.stdout, done.stderr].map(|octets| String::from_utf8_lossy(&octets).into_owned()).concat();
-    assert!(done.status.success() && said.contains("1 passed"), "in its namespace: {}\n{said}", done.status);
-    said
+        .stdin(Stdio::null());
+    Some(run_to_end(&mut command).unwrap())
 }
 
 struct Namespace(String);

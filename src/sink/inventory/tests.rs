@@ -13,9 +13,9 @@ use crate::config::LogConfig;
 use crate::detect::{Confidence, Protocol};
 use crate::flow::FlowId;
 use crate::policy::{Label, Reason};
+use crate::record::tests_support::record;
 use crate::record::{ApprovalRecord, Kind};
 use crate::sink::sealed::SealedLog;
-use crate::sink::tests_support::record;
 
 const LOG: &str = "linewarden";
 

@@ -4,11 +4,11 @@ use bytes::BytesMut;
 use tempfile::TempDir;
 
 use super::super::ndjson::encode;
-use super::super::tests_support::record;
 use super::seal::Hash;
 use super::segments::Listing;
 use super::*;
 use crate::record::Record;
+use crate::record::tests_support::record;
 
 const SECOND: u64 = 1_000_000_000;
 

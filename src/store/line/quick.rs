@@ -200,7 +200,7 @@ mod tests {
     }
 
     fn plain() -> Record {
-        crate::sink::tests_support::record(1)
+        crate::record::tests_support::record(1)
     }
 
     /// Every optional field is there.

@@ -11,12 +11,12 @@ use super::*;
 use crate::detect::{Confidence, Protocol};
 use crate::flow::FlowId;
 use crate::policy::ApprovalKind;
+use crate::record::tests_support::record;
 use crate::record::{ApprovalRecord, FlowDirection, Kind, Record};
 use crate::sink::ndjson::encode;
 use crate::sink::sensor::{
     ApprovalInForce, Coverage, InterfaceCoverage, LinkState, PolicyInForce, ReloadFailed, Start, Stop, What,
 };
-use crate::sink::tests_support::record;
 use crate::store::Line;
 
 /// Midnight.
