@@ -58,18 +58,18 @@ impl Mapping {
     /// The word of 32 bits at an offset, which both sides reach with single accesses. `None`: not within, or not aligned.
     #[inline]
     pub fn word(&self, at: usize) -> Option<&AtomicU32> {
-        let word = self.at(at, size_of::<u32>())?.cast::<u32>();
-        // SAFETY: within the mapping, which lives as long as this borrow, and aligned, as just checked. The kernel reaches
-        // words with single accesses only, and octets that hold one are borrowed only while nobody writes to it (`slice`).
-        word.is_aligned().then(|| unsafe { AtomicU32::from_ptr(word) })
+        let word = self.aligned(at)?;
+        // SAFETY: within the mapping, which lives as long as this borrow, and aligned. The kernel reaches words with single
+        // accesses only, and octets that hold one are borrowed only while nobody writes to it (`slice`).
+        Some(unsafe { AtomicU32::from_ptr(word) })
     }
 
     /// The same with 64 bits.
     #[inline]
     pub fn long_word(&self, at: usize) -> Option<&AtomicU64> {
-        let word = self.at(at, size_of::<u64>())?.cast::<u64>();
+        let word = self.aligned(at)?;
         // SAFETY: as in `word`.
-        word.is_aligned().then(|| unsafe { AtomicU64::from_ptr(word) })
+        Some(unsafe { AtomicU64::from_ptr(word) })
     }
 
     /// Octets from an offset on. `None`: not all of them are within.
@@ -82,6 +82,12 @@ impl Mapping {
         let start = self.at(at, octets)?;
         // SAFETY: within the mapping, which lives as long as this borrow; the caller sees to it that nobody writes there.
         Some(unsafe { std::slice::from_raw_parts(start, octets) })
+    }
+
+    #[inline]
+    fn aligned<T>(&self, at: usize) -> Option<*mut T> {
+        let found = self.at(at, size_of::<T>())?.cast::<T>();
+        found.is_aligned().then_some(found)
     }
 
     #[inline]
