@@ -217,12 +217,12 @@ mod tests {
 
     #[test]
     fn whatever_stands_in_a_block_is_read_within_it() {
+        const STEP: u32 = 400;
         let mut state = 1_u64;
         let mut random = || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (state >> 33) as u32
         };
-        const STEP: u32 = 400;
         let truth: Vec<_> = (0..8)
             .flat_map(|at| [(0, STEP), (12, 4), (24, 82)].map(|(of, value)| (48 + (at * STEP) as usize + of, value)))
             .collect();

@@ -106,7 +106,7 @@ impl Drop for Mapping {
 }
 
 /// The other side of a mapping, for tests: what stands there in the kernel's place, on a thread of its own. It reads and
-/// writes what it was handed over with plain accesses, as the kernel does, so that Miri and ThreadSanitizer see a hand-over
+/// writes what it was handed over with plain accesses, as the kernel does, so that Miri and `ThreadSanitizer` see a hand-over
 /// that orders nothing.
 #[cfg(test)]
 #[derive(Clone, Copy, Debug)]
