@@ -6,6 +6,8 @@ mod common;
 
 #[path = "ctl/metrics.rs"]
 mod metrics;
+#[path = "ctl/owners.rs"]
+mod owners;
 #[path = "ctl/reload.rs"]
 mod reload;
 #[path = "ctl/robust.rs"]

@@ -3,6 +3,14 @@
 
 mod common;
 
+// Registers and the numbers of calls are those of one architecture.
+#[cfg(target_arch = "x86_64")]
+#[path = "sandbox/intruder.rs"]
+mod intruder;
+#[cfg(target_arch = "x86_64")]
+#[path = "sandbox/tries.rs"]
+mod tries;
+
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;

@@ -63,7 +63,8 @@ pub(super) struct Associations {
 impl Associations {
     /// Adds a flow to its pair's tunnel; gives back those that `is_open` says are still there, and forgets the others.
     fn join(&mut self, name: FlowName, family: Family, is_open: impl Fn(&FlowName) -> bool) -> Vec<FlowName> {
-        let members = self.pairs.entry((name.key.pair(), family)).or_default();
+        // Most pairs have one: a list that grows by itself begins with room for four.
+        let members = self.pairs.entry((name.key.pair(), family)).or_insert_with(|| Vec::with_capacity(1));
         members.retain(|member| *member != name && is_open(member));
         let others = members.clone();
         if members.len() < MOST {
@@ -206,18 +207,19 @@ impl Auditor {
 
     /// Lets a flow and those of the same tunnel that are open at that time name each other, once.
     pub(super) fn associate(&mut self, index: FlowIndex, at: Timestamp) {
-        let Some(flow) = self.table.flow_mut(index) else { return };
+        let Some(flow) = self.table.flow(index) else { return };
         let (name, sender) = (FlowName::of(flow), flow.first_sender());
-        let Some(file) = flow.tenant.file.as_mut() else { return };
+        let Some(file) = flow.tenant.file.as_ref() else { return };
         let family = file.detection.and_then(|detection| Family::of(detection.protocol));
-        let before = std::mem::replace(&mut file.family, family);
+        let before = file.family;
+        if before == family {
+            return;
+        }
         let awaits = (family == Some(Family::AnyConnect) && name.key.protocol() == UDP).then(|| {
             let client = file.findings.as_ref().and_then(|findings| findings.originator);
             if client == Some(Direction::Reverse) { sender.opposite() } else { sender }
         });
-        if before == family {
-            return;
-        }
+        self.with_file(index, |file| file.family = family);
         if let Some(before) = before {
             self.associations.leave(&name, before);
         }

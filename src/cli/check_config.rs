@@ -27,6 +27,11 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     } else {
         None
     };
+    // Whether the daemon, started by who runs this, would go by them.
+    if wrong.is_empty() {
+        let settings = options.sources.config.as_deref();
+        wrong.extend(options.sources.config()?.check_owners(settings).err().map(|error| error.0));
+    }
     if !wrong.is_empty() {
         return Err(Failure::new(CONFIGURATION, wrong.join("\n")));
     }

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
+use rustix::net::sockopt::socket_peercred;
 
 use super::{FAILED, Failure, PERMISSION};
-use crate::config::Config;
+use crate::config::{Config, Owners, may_others_write};
 use crate::daemon::control::protocol::{Answer, Body, Command, ErrorAnswer, Request, VERSION};
 use crate::daemon::control_sockets;
 use crate::policy::Label;
@@ -135,12 +136,13 @@ fn connect(options: &Options) -> Result<UnixStream, Failure> {
         (None, None) => None,
     };
     if let Some(path) = named {
-        return UnixStream::connect(&path).map_err(|error| refused(&path, &error));
+        let stream = UnixStream::connect(&path).map_err(|error| refused(&path, &error))?;
+        return known(stream, &path);
     }
     let mut gone = Vec::new();
     for path in control_sockets() {
         match UnixStream::connect(&path) {
-            Ok(stream) => return Ok(stream),
+            Ok(stream) => return known(stream, &path),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => gone.push(path),
             Err(error) => return Err(refused(&path, &error)),
         }
@@ -149,6 +151,27 @@ fn connect(options: &Options) -> Result<UnixStream, Failure> {
     Err(Failure::new(
         FAILED,
         format!("no daemon answers at {}: start one, or name its socket with --socket", looked.join(", ")),
+    ))
+}
+
+/// Whoever finds a place where a daemon is looked for could answer in its stead: only root may, oneself, and whoever has the
+/// folder that one has gone to by its full name.
+fn known(stream: UnixStream, path: &Path) -> Result<UnixStream, Failure> {
+    let mut owners = Owners::here();
+    let folder = path.parent().filter(|folder| folder.is_absolute());
+    if let Some(folder) = folder.filter(|folder| folder.metadata().is_ok_and(|found| !may_others_write(&found))) {
+        owners = owners.and_of(folder);
+    }
+    let answers = socket_peercred(&stream).map_err(|error| refused(path, &error.into()))?.uid.as_raw();
+    if owners.has(answers) {
+        return Ok(stream);
+    }
+    let shown = path.display();
+    Err(Failure::new(
+        PERMISSION,
+        format!(
+            "{shown}: user {answers} answers there, who is neither root, nor you, nor the owner of its folder: this may be no daemon; name the right socket, with its whole path, by --socket"
+        ),
     ))
 }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::Failure;
 use crate::detect::{About, CarrierKind, Confidence, Phase, REGISTRY};
-use crate::sink::table::plain;
+use crate::sink::table::{plain, printed};
 
 /// Arguments of the command.
 #[derive(Debug, Args)]
@@ -41,7 +41,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
             for row in &rows {
                 table.add_row(row.clone());
             }
-            writeln!(out, "{}", table.trim_fmt())?;
+            writeln!(out, "{}", printed(&table))?;
         }
         Format::Markdown => {
             writeln!(out, "| {} |", header.join(" | "))?;

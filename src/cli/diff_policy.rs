@@ -10,13 +10,14 @@ use serde::Serialize;
 
 use super::explain::{detection, identity, subject};
 use super::query::source::{self, Range};
+use super::written::cell;
 use super::{CONFIGURATION, FINDINGS, Failure, Form};
 use crate::config::{Approvals, Config};
 use crate::detect::{Fingerprint, Identity, Seen};
 use crate::flow::FlowId;
 use crate::policy::{KeyState, Label, Policy, Reason, Verdict};
 use crate::record::Record;
-use crate::sink::table::{endpoint, plain, protocol, to_the_second};
+use crate::sink::table::{endpoint, plain, printed, protocol, to_the_second};
 use crate::store::Rows;
 use crate::time::Timestamp;
 
@@ -304,6 +305,7 @@ struct Output {
     form: Form,
     to: BufWriter<io::Stdout>,
     csv: csv::Writer<io::Stdout>,
+    is_headed: bool,
     table: comfy_table::Table,
 }
 
@@ -314,7 +316,7 @@ const ROWS: usize = 1000;
 impl Output {
     fn new(form: Form) -> io::Result<Self> {
         let to = BufWriter::new(io::stdout());
-        Ok(Self { form, to, csv: csv::Writer::from_writer(io::stdout()), table: plain() })
+        Ok(Self { form, to, csv: csv::Writer::from_writer(io::stdout()), is_headed: false, table: plain() })
     }
 
     fn write(&mut self, changes: &[Change]) -> io::Result<()> {
@@ -324,7 +326,10 @@ impl Output {
                     serde_json::to_writer(&mut self.to, change)?;
                     self.to.write_all(b"\n")?;
                 }
-                Form::Csv => self.csv.serialize(change)?,
+                Form::Csv => {
+                    write_csv(&mut self.csv, change, !self.is_headed)?;
+                    self.is_headed = true;
+                }
                 Form::Table => {
                     self.table.add_row(change.row());
                     if self.table.row_count() >= ROWS {
@@ -339,7 +344,7 @@ impl Output {
     fn print(&mut self) -> io::Result<()> {
         let mut table = std::mem::replace(&mut self.table, plain());
         table.set_header(HEADER);
-        writeln!(self.to, "{}", table.trim_fmt())
+        writeln!(self.to, "{}", printed(&table))
     }
 
     fn finish(mut self) -> io::Result<()> {
@@ -349,6 +354,17 @@ impl Output {
         self.csv.flush()?;
         self.to.flush()
     }
+}
+
+/// No cell is a formula.
+fn write_csv(to: &mut csv::Writer<io::Stdout>, change: &Change, with_headings: bool) -> io::Result<()> {
+    let mut one = csv::WriterBuilder::new().has_headers(with_headings).from_writer(Vec::new());
+    one.serialize(change)?;
+    let text = one.into_inner().map_err(|error| io::Error::other(error.to_string()))?;
+    for row in csv::ReaderBuilder::new().has_headers(false).from_reader(&*text).byte_records() {
+        to.write_record(row?.iter().map(cell))?;
+    }
+    Ok(())
 }
 
 impl Change {

@@ -19,7 +19,7 @@ use crate::flow::{Direction, FlowId};
 use crate::policy::{Approval, Candidate, Policy, Reason, Subject};
 use crate::record::{Kind, Record};
 use crate::sink::pseudonym::{Missing, Pseudonyms};
-use crate::sink::table::{endpoint, plain, protocol};
+use crate::sink::table::{endpoint, plain, printed, protocol};
 use crate::store::{Rows, Selection};
 use crate::time::Timestamp;
 
@@ -336,7 +336,7 @@ fn verdicts(history: &[Told], out: &mut impl Write) -> io::Result<()> {
             record.reason.name().to_owned(),
         ]);
     }
-    writeln!(out, "{}", table.trim_fmt())
+    writeln!(out, "{}", printed(&table))
 }
 
 /// Every approval that was asked, and where none was, the one whose network comes nearest.

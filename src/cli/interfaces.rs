@@ -2,16 +2,14 @@
 
 use std::io::{self, Write};
 
-use comfy_table::Table;
-use comfy_table::presets::NOTHING;
-
 use super::Failure;
 use crate::capture::{LinkLayer, interfaces, obstacle};
+use crate::sink::table::{plain, printed};
 
 /// Writes the table, then what keeps this process from capturing.
 pub(super) fn run() -> Result<(), Failure> {
-    let mut table = Table::new();
-    table.load_style(NOTHING).set_header(["interface", "state", "frames", "capture", "addresses"]);
+    let mut table = plain();
+    table.set_header(["interface", "state", "frames", "capture", "addresses"]);
     for interface in interfaces() {
         let (frames, capture) = match interface.link {
             Ok(LinkLayer::Ethernet) => ("Ethernet".to_owned(), "yes"),
@@ -24,7 +22,7 @@ pub(super) fn run() -> Result<(), Failure> {
         table.add_row([interface.name, state.to_owned(), frames, capture, addresses.join(" ")]);
     }
     let mut out = io::stdout().lock();
-    writeln!(out, "{table}")?;
+    writeln!(out, "{}", printed(&table))?;
     match obstacle() {
         None => writeln!(out, "\nThis process may capture.")?,
         Some(obstacle) => writeln!(out, "\nThis process may not capture: {obstacle}.")?,

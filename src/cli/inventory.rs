@@ -17,7 +17,7 @@ use crate::config::{Config, LOG_FOLDERS, STATE_FOLDER};
 use crate::policy::Label;
 use crate::sink::archive::index::NO_TUNNEL;
 use crate::sink::inventory::FILE;
-use crate::sink::table::{plain, to_the_second};
+use crate::sink::table::{plain, printed, to_the_second};
 use crate::store::{Inventory, InventoryError, View};
 
 /// Arguments of the command.
@@ -217,5 +217,5 @@ fn table(out: &mut impl Write, columns: &[String], rows: &[Vec<Value>]) -> io::R
         });
         table.add_row(cells);
     }
-    writeln!(out, "{}", table.trim_fmt())
+    writeln!(out, "{}", printed(&table))
 }

@@ -81,7 +81,7 @@ impl Approvals {
 }
 
 /// `*.toml`, no hidden ones, by name.
-fn files(dir: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+pub(super) fn files(dir: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     let fail = |error: std::io::Error| {
         ConfigError(format!(
             "{}: the folder of approvals cannot be read: {error}; make it, or name another one with policy.approvals or --approvals",

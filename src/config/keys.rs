@@ -12,6 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
+use super::owners::{Owners, may_others_write};
 use super::reader::{Section, Value};
 use crate::detect::{Key, KeyKind};
 
@@ -139,8 +140,6 @@ fn file(value: &Value<'_, '_>, approvals: &Path, access: Access) -> Option<(Stri
 /// A key is only worth something while no other user can read it, or put another one in its place.
 fn is_safe(file: &File, path: &Path, approvals: &Path, access: Access) -> Result<(), String> {
     const GROUP_AND_OTHERS: u32 = 0o077;
-    const WRITABLE: u32 = 0o022;
-    const STICKY: u32 = 0o1000;
     let shown = path.display();
     let fail = |error: &dyn Display| format!("{shown} cannot be read: {error}");
     let metadata = file.metadata().map_err(|error| fail(&error))?;
@@ -148,14 +147,12 @@ fn is_safe(file: &File, path: &Path, approvals: &Path, access: Access) -> Result
         return Err(format!("{shown} is not a file: name a file of keys"));
     }
     // Who may change the approval may pin any key anyway.
-    let approver = std::fs::metadata(approvals).map_or(0, |metadata| metadata.uid());
-    let own = own_user();
-    if ![Some(0), own, Some(approver)].contains(&Some(metadata.uid())) {
-        let own =
-            own.map_or_else(|| "the user that runs this".to_owned(), |own| format!("the user that runs this ({own})"));
+    let owners = Owners::here().and_of(approvals);
+    if !owners.has(metadata.uid()) {
         return Err(format!(
-            "{shown} belongs to user {}, who is neither root, nor {own}, nor the owner of {}: chown it",
+            "{shown} belongs to user {}, who is neither root, nor the user that runs this ({}), nor the owner of {}: chown it",
             metadata.uid(),
+            rustix::process::geteuid().as_raw(),
             approvals.display()
         ));
     }
@@ -167,7 +164,7 @@ fn is_safe(file: &File, path: &Path, approvals: &Path, access: Access) -> Result
                 mode(&metadata)
             ));
         }
-        Access::Public if mode(&metadata) & WRITABLE != 0 => {
+        Access::Public if may_others_write(&metadata) => {
             return Err(format!(
                 "{shown} may be changed by other users (mode {:04o}): run `chmod go-w {shown}`",
                 mode(&metadata)
@@ -176,21 +173,5 @@ fn is_safe(file: &File, path: &Path, approvals: &Path, access: Access) -> Result
         _ => {}
     }
     let real = std::fs::canonicalize(path).map_err(|error| fail(&error))?;
-    for folder in real.ancestors().skip(1) {
-        let mode = std::fs::metadata(folder).map(|metadata| mode(&metadata)).map_err(|error| fail(&error))?;
-        // In a sticky folder, such as /tmp, nobody moves what another user owns.
-        if mode & WRITABLE != 0 && mode & STICKY == 0 {
-            let folder = folder.display();
-            return Err(format!(
-                "{shown} lies in {folder}, where other users may put another file in its place (mode {mode:04o}): run `chmod go-w {folder}`"
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// The effective user (`proc_pid_status(5)`: real, effective, saved, file system).
-fn own_user() -> Option<u32> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace().nth(1)?.parse().ok()
+    owners.check_above(&real).map_err(|what| format!("{shown} {what}"))
 }

@@ -19,6 +19,7 @@ mod system_calls;
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -47,7 +48,7 @@ use crate::capture::{
     CaptureError, Command, FastPath, LiveSettings, Outbox, PinnedInterrupts, Report, Source, Summary, Worker,
     WorkerError, XdpSettings, allowed_cores, default_route, open_pnet, open_rings, open_xdp, pin_interrupts,
 };
-use crate::config::{Backend, Config, ConfigError, Origin, no_approvals};
+use crate::config::{Backend, Config, ConfigError, Origin, Owners, check_written, no_approvals};
 use crate::policy::Policy;
 use crate::sink::live::LiveView;
 use crate::sink::pseudonym::{KeyError, Missing, Pseudonyms, key_file};
@@ -112,7 +113,7 @@ pub fn run(config: &Config, origin: &Origin) -> Result<(), DaemonError> {
         let _inside = early.enter();
         Signals::listen().map_err(system("listen to signals"))?
     };
-    let opened = Opened::open(config)?;
+    let opened = Opened::open(config, origin)?;
     if config.sandbox.enabled {
         let needs = Needs::of(config, [&opened.folder, &opened.state]);
         sandbox::enter(&needs).map_err(system("enter the sandbox (sandbox.enabled = false runs without it)"))?;
@@ -257,8 +258,8 @@ struct Opened {
 }
 
 impl Opened {
-    fn open(config: &Config) -> Result<Self, DaemonError> {
-        let policy = load_policy(config)?.policy;
+    fn open(config: &Config, origin: &Origin) -> Result<Self, DaemonError> {
+        let policy = load_policy(config, origin)?.policy;
         let (sources, interfaces) = open_sources(config)?;
         let interrupts = config.capture.pin_interrupts.then(|| {
             let of_workers: Vec<_> = cores(config).into_iter().cycle().take(sources.len()).collect();
@@ -267,18 +268,28 @@ impl Opened {
         // Made while that is allowed.
         let folder = config.log_folder();
         let state = config.state_folder(&folder);
-        let made = std::fs::create_dir_all(&folder);
+        let made = make_folder(&folder);
         made.map_err(|source| LogError::Records { path: segments::live(&folder, FLOW_LOG, segments::DATA), source })?;
-        let made = std::fs::create_dir_all(&state);
+        let made = make_folder(&state);
         made.map_err(|source| LogError::State { path: state.clone(), source })?;
-        let control_socket = bind_control(config.control.socket.as_deref(), &state).map_err(DaemonError::Control)?;
-        let metrics = config.metrics.listen.as_ref().map(Listener::bind).transpose().map_err(DaemonError::Metrics)?;
+        check_written(&folder)?;
+        check_written(&state)?;
+        let owners = Owners::here().and_of(&folder).and_of(&state);
+        let control_socket =
+            bind_control(config.control.socket.as_deref(), &state, &owners).map_err(DaemonError::Control)?;
+        let listen = config.metrics.listen.as_ref();
+        let metrics = listen.map(|listen| Listener::bind(listen, &owners)).transpose().map_err(DaemonError::Metrics)?;
         let pseudonyms = Pseudonyms::open(config, &policy, Missing::Make)?.map(Arc::new);
         if pseudonyms.is_some() {
             info!(key = %key_file(config).display(), "home addresses that no approval names are hidden: pseudonyms stand for them");
         }
         Ok(Self { policy, sources, interfaces, interrupts, folder, state, control_socket, metrics, pseudonyms })
     }
+}
+
+/// Makes a folder that its owner alone writes to, whatever the umask.
+fn make_folder(folder: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(folder)
 }
 
 /// What answers others, until it is shut down.
@@ -367,7 +378,9 @@ struct Loaded {
     warnings: Vec<String>,
 }
 
-fn load_policy(config: &Config) -> Result<Loaded, ConfigError> {
+/// Files that other users could have written are as wrong as any other.
+fn load_policy(config: &Config, origin: &Origin) -> Result<Loaded, ConfigError> {
+    config.check_owners(origin.file.as_deref())?;
     let (approvals, folder) = config.load_approvals()?;
     let dated = approvals.warnings_at(clock(), config.policy.warn_before);
     let mut warnings: Vec<_> = approvals.warnings.iter().chain(&dated).map(ToString::to_string).collect();

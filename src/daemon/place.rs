@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::socket::{Socket, SocketError};
-use crate::config::{LOG_FOLDERS, RUN_FOLDER, STATE_FOLDER};
+use crate::config::{LOG_FOLDERS, Owners, RUN_FOLDER, STATE_FOLDER};
 
 const NAME: &str = "control.sock";
 
@@ -14,21 +14,25 @@ pub fn control_sockets() -> [PathBuf; 3] {
         .map(|folder| folder.join(NAME))
 }
 
-/// The socket that the settings name; else the first of the usual ones that may be made. `None`: nowhere, and why.
-pub(super) fn bind_control(named: Option<&Path>, state: &Path) -> Result<Result<Socket, SocketError>, SocketError> {
+/// The socket that the settings name; else the first of the usual ones that may be made. `Err` in `Ok`: nowhere, and why.
+pub(super) fn bind_control(
+    named: Option<&Path>,
+    state: &Path,
+    owners: &Owners,
+) -> Result<Result<Socket, SocketError>, SocketError> {
     if let Some(path) = named {
-        return Socket::bind(path).map(Ok);
+        return Socket::bind(path, owners).map(Ok);
     }
     for folder in [RUN_FOLDER, STATE_FOLDER].map(Path::new) {
         if !folder.is_dir() {
             continue;
         }
-        match Socket::bind(&folder.join(NAME)) {
-            Err(SocketError::System { .. }) => {}
+        match Socket::bind(&folder.join(NAME), owners) {
+            Err(SocketError::System { .. } | SocketError::Folder(_)) => {}
             bound => return bound.map(Ok),
         }
     }
-    match Socket::bind(&state.join(NAME)) {
+    match Socket::bind(&state.join(NAME), owners) {
         Err(taken @ SocketError::Taken(_)) => Err(taken),
         bound => Ok(bound),
     }

@@ -54,7 +54,7 @@ impl Reloading {
         asker: Option<Asker>,
     ) {
         let before = board.policy().revision().to_string();
-        let read = block_in_place(|| Ok((ignored_settings(origin)?, load_policy(config)?)));
+        let read = block_in_place(|| Ok((ignored_settings(origin)?, load_policy(config, origin)?)));
         let (ignored, Loaded { policy, warnings }) = match read {
             Ok(read) => read,
             Err(ConfigError(text)) => {

@@ -4,7 +4,7 @@
 //! | by | what is left |
 //! |---|---|
 //! | capabilities (`capabilities(7)`) | none; what a backend cannot reopen an interface without, and the log says which |
-//! | Landlock (`landlock(7)`) | reading settings, approvals, `/proc` and `/sys`; writing the log's, the state's and the run folder; no program, no TCP port, no signal to others |
+//! | Landlock (`landlock(7)`) | reading settings, approvals, `/proc` and `/sys`; writing the log's and the state's folder; taking away sockets; no program, no TCP port, no signal to others |
 //! | seccomp (`seccomp(2)`) | what [`filters`](super::system_calls) lists |
 //!
 //! All three belong to threads and pass on to threads that these start. So this is done by the first thread while it is alone,
@@ -15,6 +15,7 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -35,6 +36,8 @@ pub(super) struct Needs {
     pub read: Vec<PathBuf>,
     /// Folders that are written to.
     pub write: Vec<PathBuf>,
+    /// Folders of sockets, which are taken away at the end.
+    pub sockets: Vec<PathBuf>,
     /// What reopens an interface that is made anew.
     pub backend: Backend,
 }
@@ -61,27 +64,27 @@ impl Needs {
             read.extend(folders);
             read.push(folder);
         }
-        let mut write: Vec<PathBuf> = [STATE_FOLDER, RUN_FOLDER].map(PathBuf::from).into();
-        write.extend(folders.into_iter().cloned());
-        // Sockets are taken away at the end.
+        let write = folders.map(PathBuf::clone).into();
+        let mut sockets: Vec<PathBuf> = [STATE_FOLDER, RUN_FOLDER].map(PathBuf::from).into();
         let metrics = match &config.metrics.listen {
             Some(Listen::Unix(path)) => Some(path),
             _ => None,
         };
         for socket in config.control.socket.iter().chain(metrics) {
-            write.extend(socket.parent().map(Path::to_owned));
+            sockets.extend(socket.parent().map(Path::to_owned));
         }
-        for folder in write.iter_mut().filter(|folder| folder.as_os_str().is_empty()) {
+        for folder in sockets.iter_mut().filter(|folder| folder.as_os_str().is_empty()) {
             *folder = ".".into();
         }
-        Self { read, write, backend: config.capture.backend }
+        Self { read, write, sockets, backend: config.capture.backend }
     }
 }
 
 /// Lets go of everything else. Returns once every thread of the process is without it.
 pub(super) fn enter(needs: &Needs) -> io::Result<()> {
+    is_alone()?;
     let kept = kept(needs);
-    let files = restrict_files(&needs.read, &needs.write);
+    let files = restrict_files(&needs.read, &needs.write, &needs.sockets);
     drop_all_but(&kept)?;
     let allowed = match needs.backend {
         Backend::Ring => Allowed::Ring,
@@ -96,9 +99,10 @@ pub(super) fn enter(needs: &Needs) -> io::Result<()> {
 
 /// The same for the process that opens rings: one capability, no file at all.
 pub(super) fn enter_opener() -> io::Result<()> {
+    is_alone()?;
     let kept = held(&[Capability::CAP_NET_RAW]);
     // The daemon has said already what this kernel lacks.
-    let _ = restrict_files(&[], &[]);
+    let _ = restrict_files(&[], &[], &[]);
     drop_all_but(&kept)?;
     let calls = system_calls::restrict(Allowed::Opener);
     verify(&kept, calls.is_ok())
@@ -148,7 +152,9 @@ fn kept(needs: &Needs) -> HashSet<Capability> {
             vec![Capability::CAP_NET_RAW, Capability::CAP_NET_ADMIN, Capability::CAP_BPF, Capability::CAP_IPC_LOCK]
         }
     };
-    if let Some(folder) = needs.write.iter().chain(&needs.read).find(|folder| is_of_somebody_else(folder)) {
+    if let Some(folder) =
+        needs.write.iter().chain(&needs.sockets).chain(&needs.read).find(|folder| is_of_somebody_else(folder))
+    {
         wanted.push(Capability::CAP_DAC_OVERRIDE);
         let folder = folder.display();
         info!(%folder, "started as root, and another user owns that: CAP_DAC_OVERRIDE is kept to go on there");
@@ -176,21 +182,32 @@ fn drop_all_but(kept: &HashSet<Capability>) -> io::Result<()> {
     caps::clear(None, CapSet::Inheritable).map_err(failed)
 }
 
-fn restrict_files(read: &[PathBuf], write: &[PathBuf]) -> Result<RulesetStatus, RulesetError> {
+fn restrict_files(read: &[PathBuf], write: &[PathBuf], sockets: &[PathBuf]) -> Result<RulesetStatus, RulesetError> {
+    // The service manager may listen on an abstract socket, which is no file.
+    let is_told_there = std::env::var_os("NOTIFY_SOCKET").is_some_and(|path| path.as_bytes().starts_with(b"@"));
+    let scopes = if is_told_there { Scope::Signal.into() } else { Scope::from_all(LANDLOCK) };
     let reading = AccessFs::ReadFile | AccessFs::ReadDir;
     let devices = AccessFs::Execute | AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev;
     let writing: BitFlags<AccessFs> = AccessFs::from_all(LANDLOCK) & !devices;
     let status = Ruleset::default()
         .handle_access(AccessFs::from_all(LANDLOCK))?
         .handle_access(AccessNet::from_all(LANDLOCK))?
-        // Not of abstract sockets: the service manager may listen on one.
-        .scope(Scope::Signal)?
+        .scope(scopes)?
         .create()?
         .add_rules(path_beneath_rules(read, reading))?
         .add_rules(path_beneath_rules(write, writing))?
+        .add_rules(path_beneath_rules(sockets, AccessFs::RemoveFile))?
         .add_rules(path_beneath_rules(["/dev/null"], AccessFs::ReadFile | AccessFs::WriteFile))?
         .restrict_self()?;
     Ok(status.ruleset)
+}
+
+/// Landlock holds for the thread that asks for it and those that it starts, and no kernel says afterwards for which it does.
+fn is_alone() -> io::Result<()> {
+    match std::fs::read_dir("/proc/self/task")?.count() {
+        1 => Ok(()),
+        threads => Err(io::Error::other(format!("{threads} threads run already, and one alone can enter"))),
+    }
 }
 
 /// What the kernel says of each thread (`proc_pid_status(5)`).

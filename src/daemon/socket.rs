@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use crate::config::MAX_SOCKET_PATH;
+use crate::config::{MAX_SOCKET_PATH, Owners};
 use crate::sink::remove_if_there;
 
 /// A socket that is gone with the value.
@@ -32,6 +32,9 @@ pub enum SocketError {
     /// `sun_path` is short.
     #[error("{0}: a socket's path has {MAX_SOCKET_PATH} octets at most: name a shorter one")]
     TooLong(PathBuf),
+    /// Others could put another socket in its place.
+    #[error("{0}")]
+    Folder(String),
     /// The system refused.
     #[error("{path}: no socket can be made there: {source}")]
     System {
@@ -46,8 +49,8 @@ pub enum SocketError {
 const MODE: u32 = 0o660;
 
 impl Socket {
-    /// Listens at `path`, whose folder is made if need be.
-    pub(super) fn bind(path: &Path) -> Result<Self, SocketError> {
+    /// Listens at `path`, whose folder is made if need be, and lies where nobody but `owners` moves it.
+    pub(super) fn bind(path: &Path, owners: &Owners) -> Result<Self, SocketError> {
         let system = |source| SocketError::System { path: path.to_owned(), source };
         // Made beside it under another name, and moved there with its mode: nobody sees one that is open to all.
         let (beside, lock) = (path.with_added_extension("new"), path.with_added_extension("lock"));
@@ -56,6 +59,9 @@ impl Socket {
         }
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(system)?;
+            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+            let real = std::fs::canonicalize(folder).map_err(system)?.join(path.file_name().unwrap_or_default());
+            owners.check_above(&real).map_err(|what| SocketError::Folder(format!("{} {what}", path.display())))?;
         }
         let lock = OpenOptions::new().create(true).append(true).mode(MODE).open(lock).map_err(system)?;
         match lock.try_lock() {
@@ -99,32 +105,51 @@ mod tests {
 
     #[test]
     fn a_dead_ones_socket_is_replaced_and_a_living_ones_is_not() {
-        let folder = tempfile::tempdir().unwrap();
+        let (folder, owners) = (tempfile::tempdir().unwrap(), Owners::here());
         let path = folder.path().join("made/control.sock");
-        let first = Socket::bind(&path).unwrap();
+        let first = Socket::bind(&path, &owners).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
-        assert!(matches!(Socket::bind(&path), Err(SocketError::Taken(_))));
+        assert!(matches!(Socket::bind(&path, &owners), Err(SocketError::Taken(_))));
         drop(first);
         assert!(!path.exists());
         // As after a crash: the socket's file is there, and nobody listens.
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        let second = Socket::bind(&path).unwrap();
+        let second = Socket::bind(&path, &owners).unwrap();
         assert!(UnixStream::connect(&path).is_ok());
         drop(second);
         let other = UnixListener::bind(&path).unwrap();
-        assert!(matches!(Socket::bind(&path), Err(SocketError::Taken(_))), "one that knows nothing of the lock");
+        assert!(
+            matches!(Socket::bind(&path, &owners), Err(SocketError::Taken(_))),
+            "one that knows nothing of the lock"
+        );
         drop(other);
     }
 
     #[test]
     fn what_is_no_socket_is_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
+        let (folder, owners) = (tempfile::tempdir().unwrap(), Owners::here());
         let path = folder.path().join("file");
         std::fs::write(&path, "mine").unwrap();
-        assert!(matches!(Socket::bind(&path), Err(SocketError::NoSocket(_))));
+        assert!(matches!(Socket::bind(&path, &owners), Err(SocketError::NoSocket(_))));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
         let long = folder.path().join("x".repeat(MAX_SOCKET_PATH));
-        assert!(matches!(Socket::bind(&long), Err(SocketError::TooLong(_))));
+        assert!(matches!(Socket::bind(&long, &owners), Err(SocketError::TooLong(_))));
+    }
+
+    #[test]
+    fn others_cannot_put_another_in_its_place() {
+        let (folder, owners) = (tempfile::tempdir().unwrap(), Owners::here());
+        let mode = |mode| std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+        let path = folder.path().join("c.sock");
+        for (bits, is_refused) in [(0o777, true), (0o772, true), (0o1777, false), (0o755, false)] {
+            mode(bits);
+            match Socket::bind(&path, &owners) {
+                Err(SocketError::Folder(text)) => {
+                    assert!(is_refused && text.contains("run `chmod go-w ") && !path.exists(), "{bits:o}: {text}");
+                }
+                bound => assert!(!is_refused && bound.is_ok(), "{bits:o}"),
+            }
+        }
     }
 }

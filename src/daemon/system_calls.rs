@@ -9,7 +9,11 @@
 //! | of an intruder | the process is killed | it is made by nothing in here at any version: running programs, tracing, namespaces, mounts, kernel modules, other processes' memory. The kernel's audit log names it, and the service manager starts the daemon again |
 //! | `clone3` | `ENOSYS` | its flags lie in memory, where no filter sees a new namespace; the C library takes `clone` then, whose flags are looked at |
 //!
-//! No thread can open a socket to any network: what listens was opened before.
+//! No thread can open a socket to any network, connect one or start a process: what listens was opened before. Landlock knows
+//! paths and knows neither modes nor Unix sockets, and a daemon without capabilities that root has started still owns root's
+//! files and talks to root's services in root's name; so no call changes a file's mode by its name or sets the bits of `setuid`,
+//! and of Unix sockets only those for datagrams can be made, which the service manager and the journal take: those of
+//! containers, of the message bus and of `systemctl` are streams.
 
 use std::collections::BTreeMap;
 
@@ -66,19 +70,48 @@ fn list(allowed: Allowed) -> Result<BpfProgram, String> {
         rules.insert(call, conditions.into_iter().collect::<Result<Vec<_>, _>>()?);
         Ok::<_, String>(())
     };
-    let mut families = vec![libc::AF_UNIX, libc::AF_NETLINK];
-    match allowed {
-        Allowed::Ring => {}
-        Allowed::Pnet | Allowed::Opener => families.push(libc::AF_PACKET),
-        Allowed::Xdp => families.extend([libc::AF_PACKET, libc::AF_XDP]),
+    let families: &[libc::c_int] = match allowed {
+        Allowed::Ring => &[],
+        Allowed::Pnet | Allowed::Opener => &[libc::AF_PACKET],
+        Allowed::Xdp => &[libc::AF_PACKET, libc::AF_XDP],
+    };
+    let mut sockets: Vec<_> = families.iter().map(|family| is(0, family.unsigned_abs().into())).collect();
+    if matches!(allowed, Allowed::Pnet | Allowed::Xdp) {
+        // They ask for interfaces and their addresses.
+        let route = libc::NETLINK_ROUTE.unsigned_abs().into();
+        sockets.push(all(&[(0, Op::Eq, libc::AF_NETLINK.unsigned_abs().into()), (2, Op::Eq, route)]));
     }
-    when(libc::SYS_socket, families.into_iter().map(|family| is(0, family.unsigned_abs().into())).collect())?;
+    let datagrams = Op::MaskedEq(SOCKET_TYPE);
+    sockets.push(all(&[
+        (0, Op::Eq, libc::AF_UNIX.unsigned_abs().into()),
+        (1, datagrams, libc::SOCK_DGRAM.unsigned_abs().into()),
+    ]));
+    when(libc::SYS_socket, sockets)?;
     when(libc::SYS_socketpair, vec![is(0, libc::AF_UNIX.unsigned_abs().into())])?;
+    // To send with the first packet of a connection is to connect.
+    for (call, flags) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
+        when(call, vec![rule(flags, Op::MaskedEq(libc::MSG_FASTOPEN.unsigned_abs().into()), 0)])?;
+    }
+    // Of oneself alone: without capabilities root may still end and slow down what else is root's.
+    for call in [libc::SYS_prlimit64, libc::SYS_sched_setaffinity] {
+        when(call, vec![is(0, 0)])?;
+    }
+    when(libc::SYS_setpriority, vec![all(&[(0, Op::Eq, libc::PRIO_PROCESS.into()), (1, Op::Eq, 0)])])?;
+    when(libc::SYS_tgkill, vec![is(0, std::process::id().into())])?;
+    let signals = |command: libc::c_int| (1, Op::Ne, u64::from(command.unsigned_abs()));
+    when(libc::SYS_fcntl, vec![all(&[signals(libc::F_SETOWN), signals(F_SETOWN_EX)])])?;
     // No code but what the program came with.
     let not_executable = || rule(2, Op::MaskedEq(libc::PROT_EXEC.unsigned_abs().into()), 0);
     when(libc::SYS_mmap, vec![not_executable()])?;
     when(libc::SYS_mprotect, vec![not_executable()])?;
-    when(libc::SYS_clone, vec![rule(0, Op::MaskedEq(NEW_NAMESPACES), 0)])?;
+    if allowed != Allowed::Opener {
+        let thread = libc::CLONE_THREAD.unsigned_abs().into();
+        when(libc::SYS_clone, vec![rule(0, Op::MaskedEq(NEW_NAMESPACES | thread), thread)])?;
+        when(libc::SYS_fchmod, vec![rule(1, Op::MaskedEq(OTHERS_RIGHTS), 0)])?;
+        // Times of what is open: no path is given.
+        let open = SeccompCondition::new(1, Len::Qword, Op::Eq, 0).and_then(|open| SeccompRule::new(vec![open]));
+        when(libc::SYS_utimensat, vec![open.map_err(|error| error.to_string())])?;
+    }
     when(libc::SYS_prctl, PRCTL.iter().map(|&option| is(0, option.unsigned_abs().into())).collect())?;
     when(libc::SYS_ioctl, IOCTL.iter().map(|&request| is(1, request)).collect())?;
     compile(rules, SeccompAction::Errno(libc::EPERM.unsigned_abs()), SeccompAction::Allow)
@@ -107,8 +140,16 @@ fn is(argument: u8, value: u64) -> Result<SeccompRule, String> {
 }
 
 fn rule(argument: u8, operator: Op, value: u64) -> Result<SeccompRule, String> {
-    let condition = SeccompCondition::new(argument, Len::Dword, operator, value);
-    condition.and_then(|condition| SeccompRule::new(vec![condition])).map_err(|error| error.to_string())
+    all(&[(argument, operator, value)])
+}
+
+/// Arguments of which each holds.
+fn all(arguments: &[(u8, Op, u64)]) -> Result<SeccompRule, String> {
+    let condition = |&(argument, ref operator, value): &(u8, Op, u64)| {
+        SeccompCondition::new(argument, Len::Dword, operator.clone(), value)
+    };
+    let conditions = arguments.iter().map(condition).collect::<Result<_, _>>();
+    conditions.and_then(SeccompRule::new).map_err(|error| error.to_string())
 }
 
 const MEMORY_AND_THREADS: &[i64] = &[
@@ -137,18 +178,14 @@ const MEMORY_AND_THREADS: &[i64] = &[
     libc::SYS_mremap,
     libc::SYS_msync,
     libc::SYS_munmap,
-    libc::SYS_prlimit64,
     libc::SYS_rseq,
     libc::SYS_sched_getaffinity,
     libc::SYS_sched_getparam,
     libc::SYS_sched_getscheduler,
-    libc::SYS_sched_setaffinity,
     libc::SYS_sched_yield,
     libc::SYS_set_robust_list,
     libc::SYS_set_tid_address,
-    libc::SYS_setpriority,
     libc::SYS_sysinfo,
-    libc::SYS_tgkill,
     libc::SYS_times,
     libc::SYS_uname,
     libc::SYS_wait4,
@@ -187,7 +224,6 @@ const DESCRIPTORS: &[i64] = &[
     libc::SYS_close_range,
     libc::SYS_dup,
     libc::SYS_dup3,
-    libc::SYS_fcntl,
     libc::SYS_lseek,
     libc::SYS_pipe2,
     libc::SYS_pread64,
@@ -206,10 +242,6 @@ const FILES: &[i64] = &[
     libc::SYS_faccessat2,
     libc::SYS_fadvise64,
     libc::SYS_fallocate,
-    libc::SYS_fchmod,
-    libc::SYS_fchmodat,
-    libc::SYS_fchown,
-    libc::SYS_fchownat,
     libc::SYS_fdatasync,
     libc::SYS_flock,
     libc::SYS_fstat,
@@ -218,7 +250,6 @@ const FILES: &[i64] = &[
     libc::SYS_ftruncate,
     libc::SYS_getcwd,
     libc::SYS_getdents64,
-    libc::SYS_linkat,
     libc::SYS_mkdirat,
     libc::SYS_newfstatat,
     libc::SYS_openat,
@@ -229,27 +260,20 @@ const FILES: &[i64] = &[
     libc::SYS_sendfile,
     libc::SYS_statfs,
     libc::SYS_statx,
-    libc::SYS_symlinkat,
     libc::SYS_sync_file_range,
-    libc::SYS_truncate,
     libc::SYS_umask,
     libc::SYS_unlinkat,
-    libc::SYS_utimensat,
 ];
 
 /// Of sockets that are open, or came in on one that listens.
 const SOCKETS: &[i64] = &[
     libc::SYS_accept4,
-    libc::SYS_connect,
     libc::SYS_getpeername,
     libc::SYS_getsockname,
     libc::SYS_getsockopt,
     libc::SYS_recvfrom,
     libc::SYS_recvmmsg,
     libc::SYS_recvmsg,
-    libc::SYS_sendmmsg,
-    libc::SYS_sendmsg,
-    libc::SYS_sendto,
     libc::SYS_setsockopt,
     libc::SYS_shutdown,
 ];
@@ -270,11 +294,7 @@ const OLD: &[i64] = &[
 #[cfg(target_arch = "x86_64")]
 const OLD_FILES: &[i64] = &[
     libc::SYS_access,
-    libc::SYS_chmod,
-    libc::SYS_chown,
     libc::SYS_creat,
-    libc::SYS_lchown,
-    libc::SYS_link,
     libc::SYS_lstat,
     libc::SYS_mkdir,
     libc::SYS_open,
@@ -282,7 +302,6 @@ const OLD_FILES: &[i64] = &[
     libc::SYS_rename,
     libc::SYS_rmdir,
     libc::SYS_stat,
-    libc::SYS_symlink,
     libc::SYS_unlink,
 ];
 
@@ -313,6 +332,15 @@ const INTRUDER: &[i64] = &[
     libc::SYS_unshare,
     libc::SYS_userfaultfd,
 ];
+
+/// The type of a socket, without the flags beside it (`SOCK_TYPE_MASK` of `linux/net.h`).
+const SOCKET_TYPE: u64 = 0xf;
+
+/// `F_SETOWN_EX` of `asm-generic/fcntl.h`.
+const F_SETOWN_EX: libc::c_int = 15;
+
+/// Modes that give others what is their owner's: `S_ISUID`, `S_ISGID`, `S_IWOTH`.
+const OTHERS_RIGHTS: u64 = 0o6002;
 
 /// `CLONE_NEW*` of `linux/sched.h`.
 const NEW_NAMESPACES: u64 = 0x0002_0000 | 0x7e00_0000 | 0x80;
@@ -345,9 +373,9 @@ const IOCTL: &[libc::Ioctl] = &[
 #[cfg(test)]
 mod tests {
     use std::net::{TcpStream, UdpSocket};
-    use std::os::unix::net::{UnixDatagram, UnixListener};
-    use std::os::unix::process::ExitStatusExt;
-    use std::process::Command;
+    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+    use std::os::unix::process::{CommandExt, ExitStatusExt};
+    use std::process::{Command, ExitStatus};
 
     use super::*;
 
@@ -371,40 +399,42 @@ mod tests {
     /// What the tests of this file start again as, to be restricted.
     const INSIDE: &str = "LINEWARDEN_TEST_INSIDE";
 
-    /// One test of this file, in a process of its own.
-    fn inside(test: &str) -> bool {
+    /// One test of this file, in a process of its own: here its end and what it said, in that process nothing.
+    fn inside(test: &str) -> Option<(ExitStatus, String)> {
         if std::env::var_os(INSIDE).is_some() {
             restrict(Allowed::Ring).unwrap();
-            return true;
+            return None;
         }
         let name = format!("daemon::system_calls::tests::{test}");
         let mut command = Command::new(std::env::current_exe().unwrap());
         let done =
             command.args(["--exact", &name, "--test-threads=1", "--nocapture"]).env(INSIDE, "1").output().unwrap();
-        let said = String::from_utf8_lossy(&done.stdout);
-        assert!(done.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&done.stderr));
-        false
+        let said = [done.stdout, done.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+        Some((done.status, said))
     }
 
     #[test]
     fn a_network_cannot_be_reached_and_the_error_is_one_that_programs_know() {
-        if inside("a_network_cannot_be_reached_and_the_error_is_one_that_programs_know") {
-            let refused = |result: std::io::Result<()>| result.unwrap_err().raw_os_error() == Some(libc::EPERM);
-            assert!(refused(UdpSocket::bind("127.0.0.1:0").map(drop)));
-            assert!(refused(TcpStream::connect("127.0.0.1:9").map(drop)));
-            assert!(refused(UnixListener::bind("/nonexistent/socket").map(drop)));
-            UnixDatagram::unbound().unwrap();
-            let threads: Vec<_> = (0..4).map(|number| std::thread::spawn(move || number)).collect();
-            assert_eq!(threads.into_iter().map(|thread| thread.join().unwrap()).sum::<i32>(), 6, "threads go on");
+        if let Some((status, said)) = inside("a_network_cannot_be_reached_and_the_error_is_one_that_programs_know") {
+            assert!(status.success() && said.contains("1 passed"), "{said}");
+            return;
         }
+        let refused = |result: std::io::Result<()>| result.unwrap_err().raw_os_error() == Some(libc::EPERM);
+        assert!(refused(UdpSocket::bind("127.0.0.1:0").map(drop)));
+        assert!(refused(TcpStream::connect("127.0.0.1:9").map(drop)));
+        assert!(refused(UnixListener::bind("/nonexistent/socket").map(drop)));
+        assert!(refused(UnixStream::connect("/nonexistent/socket").map(drop)));
+        assert!(refused(Command::new("/bin/true").status().map(drop)), "no new process");
+        UnixDatagram::unbound().unwrap();
+        let threads: Vec<_> = (0..4).map(|number| std::thread::spawn(move || number)).collect();
+        assert_eq!(threads.into_iter().map(|thread| thread.join().unwrap()).sum::<i32>(), 6, "threads go on");
     }
 
     #[test]
-    fn who_runs_a_program_is_killed() {
-        if inside("who_runs_a_program_is_killed") {
-            // The call is made by a new process, which is the one that is killed.
-            let status = Command::new("/bin/true").status().unwrap();
-            assert_eq!(status.signal(), Some(libc::SIGSYS));
+    fn who_becomes_another_program_is_killed() {
+        match inside("who_becomes_another_program_is_killed") {
+            Some((status, said)) => assert_eq!(status.signal(), Some(libc::SIGSYS), "{said}"),
+            None => panic!("{}", Command::new("/bin/true").exec()),
         }
     }
 }

@@ -288,6 +288,13 @@ pub struct FlowTable<T> {
     tenants_octets: usize,
 }
 
+/// What tenants hold, without what one of them held. A tenant that grew behind [`FlowTable::with_tenant`]'s back would lower the
+/// sum with its end, and the bound would not hold.
+fn less(sum: usize, octets: usize) -> usize {
+    debug_assert!(sum >= octets, "{octets} octets were not counted");
+    sum.saturating_sub(octets)
+}
+
 /// Which bound a new flow would break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pressure {
@@ -381,7 +388,7 @@ impl<T: Tenant> FlowTable<T> {
         let flow = self.entries.get_mut(index.0 as usize).filter(|flow| flow.state & LIVE != 0)?;
         let (before, rank) = (flow.tenant.octets(), flow.tenant.rank());
         let result = change(flow);
-        self.tenants_octets = (self.tenants_octets + flow.tenant.octets()).saturating_sub(before);
+        self.tenants_octets = less(self.tenants_octets + flow.tenant.octets(), before);
         // Where it stands in its old rank's list, it would not be found when its own is to go.
         if flow.tenant.rank() != rank {
             self.relink(index.0);
@@ -434,7 +441,7 @@ impl<T: Tenant> FlowTable<T> {
         let flow = std::mem::replace(self.entries.get_mut(index.0 as usize)?, Flow::vacant(self.free));
         self.free = index.0;
         self.live -= 1;
-        self.tenants_octets = self.tenants_octets.saturating_sub(flow.tenant.octets());
+        self.tenants_octets = less(self.tenants_octets, flow.tenant.octets());
         self.index.remove(flow.key.hash(&self.secrets), index.0);
         Some(flow)
     }

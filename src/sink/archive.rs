@@ -11,6 +11,7 @@ pub mod index;
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use zstd::bulk::Compressor;
@@ -78,7 +79,7 @@ fn part_of(path: &Path) -> PathBuf {
 fn make(source: &File, [archive, index]: &[PathBuf; 2], metadata: &fs::Metadata) -> io::Result<()> {
     let mut compressor = Compressor::new(LEVEL)?;
     compressor.set_parameter(CParameter::ChecksumFlag(true))?;
-    let mut to = create(archive, metadata.permissions())?;
+    let mut to = create(archive, &metadata.permissions())?;
     let mut from = BufReader::with_capacity(FRAME, source);
     let (mut frames, mut lines) = (Vec::new(), Vec::with_capacity(FRAME + FRAME / 4));
     let mut header = Header { index: VERSION, octets: 0, plain_octets: 0, frames: 0, contents: Contents::default() };
@@ -102,7 +103,7 @@ fn make(source: &File, [archive, index]: &[PathBuf; 2], metadata: &fs::Metadata)
         return Err(io::Error::other("the segment changed while it was compressed: somebody still writes to it"));
     }
     finish(to, metadata)?;
-    let mut to = create(index, metadata.permissions())?;
+    let mut to = create(index, &metadata.permissions())?;
     line(&mut to, &header)?;
     frames.iter().try_for_each(|frame| line(&mut to, frame))?;
     finish(to, metadata)
@@ -123,9 +124,10 @@ fn line(to: &mut impl Write, value: &impl serde::Serialize) -> io::Result<()> {
     to.write_all(b"\n")
 }
 
-fn create(path: &Path, permissions: Permissions) -> io::Result<BufWriter<File>> {
+fn create(path: &Path, permissions: &Permissions) -> io::Result<BufWriter<File>> {
     let file = File::create(path)?;
-    file.set_permissions(permissions)?;
+    // Others have no part in it, whatever the segment's mode is.
+    file.set_permissions(Permissions::from_mode(permissions.mode() & 0o775))?;
     Ok(BufWriter::new(file))
 }
 

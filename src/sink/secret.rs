@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::{remove_if_there, sync_folder};
+use crate::config::anybody_above;
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +87,9 @@ impl Secret {
                 metadata.uid()
             )));
         }
+        // Else a key of somebody else's could stand there tomorrow.
+        let real = std::fs::canonicalize(path).map_err(system)?;
+        anybody_above(&real).map_err(refused)?;
         let mut text = Zeroizing::new(String::new());
         file.take(MAX_FILE).read_to_string(&mut text).map_err(system)?;
         Ok(Some(text))

@@ -66,6 +66,24 @@ pub fn plain() -> Table {
     table
 }
 
+/// A table as it is printed: the name of an interface, or whatever else a row brings, is not for the terminal to obey.
+#[must_use]
+pub fn printed(table: &Table) -> String {
+    // The system gives interfaces names with any octet but blanks, `/` and `:`.
+    const OWN: [&str; 2] = ["\u{1b}[1m", "\u{1b}[0m"];
+    let text = table.trim_fmt();
+    let (mut printed, mut rest) = (String::with_capacity(text.len()), &*text);
+    while let Some(at) = rest.find(|letter: char| letter.is_control() && letter != '\n') {
+        let (before, behind) = rest.split_at(at);
+        printed.push_str(before);
+        let own = OWN.iter().find(|code| behind.starts_with(**code));
+        printed.push_str(own.unwrap_or(&"\u{fffd}"));
+        let length = own.map_or_else(|| behind.chars().next().map_or(0, char::len_utf8), |code| code.len());
+        rest = behind.split_at(length).1;
+    }
+    printed + rest
+}
+
 /// A time as records write it, as people read it: to the second.
 #[must_use]
 pub fn to_the_second(time: &str) -> String {
@@ -119,4 +137,22 @@ fn row(record: &Record) -> Vec<String> {
         format!("{}/{}", record.fwd_octets, record.rev_octets),
         record.approval.as_ref().map_or_else(|| record.flow_id.to_string(), |approval| approval.id.to_string()),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_in_a_row_moves_the_terminal() {
+        let mut table = plain();
+        table.set_width(80);
+        table.add_row([Cell::new("wan0\u{1b}]0;title\u{7}\u{9b}2J"), Cell::new("\r\u{1b}[2Jünnecessary")]);
+        let text = printed(&table);
+        assert!(!text.contains(|letter: char| letter.is_control() && letter != '\n'), "{text:?}");
+        assert!(text.contains("wan0\u{fffd}]0;title\u{fffd}\u{fffd}2J") && text.contains("ünnecessary"), "{text:?}");
+        let mut table = plain();
+        table.enforce_styling().add_row([Cell::new("verdict").add_attribute(Attribute::Bold)]);
+        assert_eq!(printed(&table), table.trim_fmt(), "what is bold stays so");
+    }
 }

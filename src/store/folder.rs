@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, Metadata};
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,6 +34,22 @@ pub(super) struct Part {
     /// Octets of the records when the folder was opened, where these are being written.
     pub live: Option<u64>,
 }
+
+impl Part {
+    /// The segment that its seals say they are of, by their first line; else as its files are named.
+    pub(super) fn claimed(&self) -> Option<u64> {
+        let closed = self.seals.as_ref().filter(|_| self.live.is_none());
+        let first = closed.and_then(|seals| {
+            let mut line = Vec::new();
+            BufReader::new(seals.open().ok()?.1.take(FIRST_LINE)).read_until(b'\n', &mut line).ok()?;
+            Some(Seal::parse(line.strip_suffix(b"\n")?).ok()?.0.segment)
+        });
+        first.or(self.number)
+    }
+}
+
+/// Octets of a line of seals at most.
+const FIRST_LINE: u64 = 8 << 10;
 
 /// A file that is not read.
 #[derive(Debug)]

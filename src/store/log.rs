@@ -101,7 +101,18 @@ impl Log {
             let octets = source.metadata().ok()?.len();
             Some(Segment { source, octets, is_found: true })
         };
-        Ok(found.parts.into_iter().filter_map(|part| part.data.and_then(segment)).collect())
+        let (mut claimed, mut segments) = (BTreeSet::new(), Vec::new());
+        for part in found.parts {
+            let again = part.claimed().filter(|number| !claimed.insert(*number));
+            match (part.data, again) {
+                (Some(data), Some(number)) => self.notices.push(format!(
+                    "{}: not read: it says that it is segment {number}, and so does a file before it: one of the two was put there",
+                    data.path.display()
+                )),
+                (data, _) => segments.extend(data.and_then(segment)),
+            }
+        }
+        Ok(segments)
     }
 
     /// Reads everything, whatever the indexes say.

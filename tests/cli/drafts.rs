@@ -184,6 +184,16 @@ fn what_is_wrong_with_a_table_is_named_with_line_and_column() {
             "id,owner\na,o\nb,o,more\nc\n",
             &["t.csv:3: has 3 cells, and the row of headings 2: is a separator missing", "t.csv:4: has 1 cells"],
         ),
+        // As spreadsheets write it, with an empty line.
+        (
+            "id,owner\r\na,o\r\nb,o,more\r\n\r\n,o\r\na,\"o\r\no\"\r\nc\r\n",
+            &[
+                "t.csv:3: has 3 cells",
+                "t.csv:5: column 1 (id)",
+                "t.csv:6: column 1 (id): \"a\" is taken in line 2",
+                "t.csv:8: has 1 cells",
+            ],
+        ),
         (
             "id,kind,vlan,tunnels,ports\na,vnp,5000,wiregaurd,70000\n",
             &[

@@ -58,6 +58,10 @@ fn flows_whose_verdict_changes_are_named() {
     let csv = diff(&folder, "", &new, &["--format", "csv", "--quiet"]).expect(2);
     assert!(csv.out.starts_with("flow_id,start,end,interface,proto,src_ip,"), "{}", csv.out);
     assert_eq!(csv.out.lines().count(), 2);
+    // Whoever names an approval does not compute in a spreadsheet.
+    let formula = approval("vpn", "=1+1", PEER);
+    let csv = diff(&folder, "", &formula, &["--format", "csv", "--quiet"]).expect(2);
+    assert!(csv.out.contains(",approved,'=1+1,") && csv.out.lines().count() == 2, "{}", csv.out);
     // Neither changes anything.
     let same = diff(&folder, &new, &new, &[]).expect(0);
     assert_eq!(same.out, "");

@@ -96,6 +96,18 @@ fn what_is_read_is_what_is_verified() {
         fs::remove_file(path).unwrap();
     }
     assert_says(&verify(folder.path()).expect(0).out, &["result     whole"]);
+    // A whole segment with its seals, under a number of its own.
+    let copy = path("linewarden-20290101T000000Z-000900.ndjson");
+    for from in [third.clone(), third.with_extension("seals")] {
+        fs::copy(&from, copy.with_extension(from.extension().unwrap())).unwrap();
+    }
+    let done = query(folder.path(), &ALL).expect(0);
+    assert_eq!(done.out, all);
+    assert_says(&done.err, &["-000900.ndjson: not read: it says that it is segment 3, and so does a file before it"]);
+    assert_says(&verify(folder.path()).expect(65).out, &["there are two files of seals for this segment"]);
+    for end in ["ndjson", "seals"] {
+        fs::remove_file(copy.with_extension(end)).unwrap();
+    }
     // An archive of the same beside the plain file is what an interrupted compression leaves.
     fs::write(third.with_added_extension("zst"), zstd::encode_all(text.as_bytes(), 1).unwrap()).unwrap();
     assert_eq!(query(folder.path(), &ALL).expect(0).out, all);

@@ -356,7 +356,8 @@ fn floods(size: &Size) {
         "watchdog",
         "cost"
     );
-    for flood in FLOODS {
+    let wanted = std::env::var("LINEWARDEN_FLOOD").unwrap_or_default();
+    for flood in FLOODS.into_iter().filter(|flood| flood.0.contains(&wanted)) {
         veth("far", "near");
         let settings = SETTINGS.replace("TABLE", &size.table_octets.to_string()).replace("IDLE", size.idle_timeout);
         let folder = folder(&[("approvals.d/none", ""), ("s.toml", &settings)]);

@@ -49,18 +49,18 @@ pub(super) fn drafts(file: &str, table: &str, skip: &[String]) -> Result<Vec<Sta
         (heading.bytes().filter(|octet| octet == delimiter).count(), *delimiter == b',')
     });
     let mut reader = ReaderBuilder::new().delimiter(most.unwrap_or(b',')).trim(Trim::All).from_reader(table.as_bytes());
-    let headings = reader.headers().map_err(|error| vec![wrong_row(file, &error)])?.clone();
+    let headings = reader.headers().map_err(|error| vec![wrong_row(file, table, &error)])?.clone();
     let columns = columns(file, &headings, skip)?;
     let (mut drafts, mut problems, mut seen) = (Vec::new(), Vec::new(), HashMap::<String, u64>::new());
     for row in reader.records() {
         let row = match row {
             Ok(row) => row,
             Err(error) => {
-                problems.push(wrong_row(file, &error));
+                problems.push(wrong_row(file, table, &error));
                 continue;
             }
         };
-        let line = row.position().map_or(0, csv::Position::line);
+        let line = line_of(table, row.position());
         let place = |column: &str| {
             let index = columns.get(column).map_or(0, |index| index + 1);
             format!("{file}:{line}: column {index} ({column})")
@@ -114,10 +114,19 @@ fn columns(file: &str, headings: &StringRecord, skip: &[String]) -> Result<HashM
     if problems.is_empty() { Ok(columns) } else { Err(problems) }
 }
 
-fn wrong_row(file: &str, error: &csv::Error) -> String {
+/// Where a row begins, from 1. The reader counts a line when it meets its line feed, which with CRLF is after it gave the row, and
+/// passes over empty ones.
+fn line_of(table: &str, position: Option<&csv::Position>) -> u64 {
+    let Some(position) = position else { return 0 };
+    let behind = usize::try_from(position.byte()).ok().and_then(|at| table.as_bytes().get(at..)).unwrap_or_default();
+    let blank = behind.iter().take_while(|octet| matches!(octet, b'\r' | b'\n'));
+    position.line() + blank.filter(|octet| **octet == b'\n').count() as u64
+}
+
+fn wrong_row(file: &str, table: &str, error: &csv::Error) -> String {
     match error.kind() {
         ErrorKind::UnequalLengths { pos, expected_len, len } => {
-            let line = pos.as_ref().map_or(0, csv::Position::line);
+            let line = line_of(table, pos.as_ref());
             format!(
                 "{file}:{line}: has {len} cells, and the row of headings {expected_len}: is a separator missing, or a cell with one in it not in quotes?"
             )

@@ -11,7 +11,7 @@ use crate::daemon::control::protocol::{
 };
 use crate::sink::live::LiveFlow;
 use crate::sink::sensor::LinkState;
-use crate::sink::table::{endpoint, plain, protocol, to_the_second};
+use crate::sink::table::{endpoint, plain, printed, protocol, to_the_second};
 use crate::time::Timestamp;
 
 /// What was answered so far.
@@ -51,7 +51,7 @@ impl Tables {
 }
 
 fn list(out: &mut impl Write, table: &Table, end: End) -> io::Result<()> {
-    writeln!(out, "{}", table.trim_fmt())?;
+    writeln!(out, "{}", printed(table))?;
     if end.left_out > 0 {
         writeln!(out, "{} more: raise --limit", end.left_out)?;
     }
@@ -140,7 +140,7 @@ fn text(status: &StatusAnswer) -> String {
     };
     line("kernel", &format!("fast path {fast}"));
     for table in [interfaces(&status.interfaces), gaps(&status.interfaces), workers(status)] {
-        let _ = writeln!(text, "\n{}", table.trim_fmt());
+        let _ = writeln!(text, "\n{}", printed(&table));
     }
     text
 }
@@ -325,7 +325,7 @@ fn stats(summary: &Value) -> String {
             }
         }
     }
-    format!("{}\n", table.trim_fmt())
+    format!("{}\n", printed(&table))
 }
 
 fn shown(value: &Value) -> String {

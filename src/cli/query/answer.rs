@@ -14,7 +14,7 @@ use crate::config::Format;
 use crate::daemon::clock;
 use crate::record::{Kind, Record};
 use crate::sink::format;
-use crate::sink::table::{FlowRows, plain, to_the_second};
+use crate::sink::table::{FlowRows, plain, printed, to_the_second};
 use crate::store::{Field, Groups, Line, Rows, Sums};
 use crate::time::Timestamp;
 
@@ -277,7 +277,7 @@ impl Answer {
     }
 
     fn print_table(&mut self) -> io::Result<()> {
-        self.table.take().map_or(Ok(()), |table| writeln!(self.to, "{}", table.trim_fmt()))
+        self.table.take().map_or(Ok(()), |table| writeln!(self.to, "{}", printed(&table)))
     }
 
     pub(super) fn finish(mut self) -> io::Result<()> {
@@ -371,7 +371,7 @@ impl Answer {
                     let times = [&sums.first, &sums.last].map(|text| time(text));
                     table.add_row(values.iter().map(name).chain(numbers).chain(times));
                 }
-                writeln!(self.to, "{}", table.trim_fmt())?;
+                writeln!(self.to, "{}", printed(&table))?;
             }
         }
         Ok(())

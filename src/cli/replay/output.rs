@@ -10,7 +10,7 @@ use crate::cli::{FAILED, Failure};
 use crate::config::Format;
 use crate::record::Record;
 use crate::sink::format;
-use crate::sink::table::FlowRows;
+use crate::sink::table::{FlowRows, printed};
 use crate::time::Timestamp;
 
 /// How they are written.
@@ -106,7 +106,7 @@ impl Output {
 }
 
 fn print(rows: &mut FlowRows, to: &mut impl Write) -> io::Result<()> {
-    rows.take().map_or(Ok(()), |table| writeln!(to, "{}", table.trim_fmt()))
+    rows.take().map_or(Ok(()), |table| writeln!(to, "{}", printed(&table)))
 }
 
 fn failure(path: &str, error: &io::Error) -> Failure {

@@ -18,7 +18,7 @@ use tracing::{debug, warn};
 
 use super::super::board::Board;
 use super::super::socket::{Socket, SocketError};
-use crate::config::Listen;
+use crate::config::{Listen, Owners};
 
 /// Where metrics are read; made before there is a runtime.
 pub(in crate::daemon) enum Listener {
@@ -58,9 +58,9 @@ const CONNECTION: Duration = Duration::from_secs(15);
 const HEAD: usize = 8 << 10;
 
 impl Listener {
-    pub(in crate::daemon) fn bind(listen: &Listen) -> Result<Self, ListenError> {
+    pub(in crate::daemon) fn bind(listen: &Listen, owners: &Owners) -> Result<Self, ListenError> {
         match listen {
-            Listen::Unix(path) => Ok(Self::Unix(Socket::bind(path)?)),
+            Listen::Unix(path) => Ok(Self::Unix(Socket::bind(path, owners)?)),
             Listen::Loopback(address) => {
                 let listener = std::net::TcpListener::bind(address)
                     .and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
