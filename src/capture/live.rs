@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use super::blocks::Frames;
 use super::clock::now;
 use super::ring::{Ring, Spread, wait};
 use super::settled::{Filters, SettledFlows, settled_flows};
 use super::{BATCH, CaptureCounters, CaptureError, Link, LinkLayer, LiveSettings, Source};
 use crate::audit::Elsewhere;
 use crate::time::Timestamp;
-use crate::wire::{Frame, InterfaceId, LinkType, VlanTag};
+use crate::wire::{Frame, InterfaceId, LinkType};
 
 /// Opens one source per worker; each has a ring on every interface, and the rings of an interface share its frames so
 /// that both directions of a conversation, all fragments, and IKE with its ESP come to the same worker.
@@ -553,60 +554,6 @@ pub(super) fn is_up(interface: &str) -> bool {
     let flags = std::fs::read_to_string(format!("/sys/class/net/{interface}/flags")).unwrap_or_default();
     let flags = i32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).unwrap_or(0);
     flags & libc::IFF_UP != 0
-}
-
-/// The frames of one block, in order.
-struct Frames<'a> {
-    block: &'a [u8],
-    left: u32,
-    header: usize,
-    interface: InterfaceId,
-    link: LinkType,
-}
-
-impl<'a> Frames<'a> {
-    fn of(block: &'a [u8], interface: InterfaceId, link: LinkType) -> Self {
-        let left = u32_at(block, 12).unwrap_or(0);
-        let header = u32_at(block, 16).unwrap_or(0) as usize;
-        Self { block, left, header, interface, link }
-    }
-}
-
-impl<'a> Iterator for Frames<'a> {
-    type Item = Frame<'a>;
-
-    fn next(&mut self) -> Option<Frame<'a>> {
-        self.left = self.left.checked_sub(1)?;
-        let header = self.block.get(self.header..)?;
-        let captured = u32_at(header, 12)? as usize;
-        let status = u32_at(header, 20)?;
-        let start = usize::from(u16_at(header, 24)?);
-        let data = header.get(start..start.checked_add(captured)?)?;
-        let stripped_vlan = match status & libc::TP_STATUS_VLAN_VALID {
-            0 => None,
-            _ => Some(VlanTag {
-                tpid: match status & libc::TP_STATUS_VLAN_TPID_VALID {
-                    0 => 0x8100,
-                    _ => u16_at(header, 36)?,
-                },
-                tci: u32_at(header, 32)? as u16,
-            }),
-        };
-        let tag = if stripped_vlan.is_some() { 4 } else { 0 };
-        let nanos = u64::from(u32_at(header, 4)?) * 1_000_000_000 + u64::from(u32_at(header, 8)?);
-        let wire_len = u32_at(header, 16)?.max(captured as u32).saturating_add(tag);
-        let at = Timestamp::from_nanos(nanos);
-        self.header += u32_at(header, 0)? as usize;
-        Some(Frame { at, number: 0, wire_len, interface: self.interface, link: self.link, stripped_vlan, data })
-    }
-}
-
-fn u32_at(octets: &[u8], at: usize) -> Option<u32> {
-    octets.get(at..)?.first_chunk().map(|word| u32::from_ne_bytes(*word))
-}
-
-fn u16_at(octets: &[u8], at: usize) -> Option<u16> {
-    octets.get(at..)?.first_chunk().map(|word| u16::from_ne_bytes(*word))
 }
 
 /// What the kernel counts on an interface apart from the rings, from `/sys/class/net/*/statistics` (the kernel's

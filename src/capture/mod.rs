@@ -3,6 +3,8 @@
 //! | file | turns |
 //! |---|---|
 //! | `ring` | one interface into blocks of frames, by the kernel's memory-mapped ring |
+//! | `blocks` | the ring's memory into blocks, and blocks into frames |
+//! | `mapping` | memory that the kernel shares with us into words and octets |
 //! | `bpf` | settings into the kernel's filter and fanout programs |
 //! | `clock` | the system's clocks into times |
 //! | `ebpf` | instructions into programs and maps in the kernel |
@@ -21,8 +23,10 @@
 //! | `worker` | a source into records, on a thread of its own |
 //! | `summary` | the workers' counts into one |
 //!
-//! Unsafe code is in `ring`, `send`, `namespace`, `ebpf::system`, `xdp::socket` and `xdp::offload` only.
+//! Unsafe code is in `ring`, `blocks`, `mapping`, `send`, `namespace`, `ebpf::system`, `xdp::socket`, `xdp::rings` and
+//! `xdp::offload` only.
 
+mod blocks;
 mod bpf;
 mod clock;
 mod ebpf;
@@ -30,6 +34,7 @@ pub mod file;
 mod interfaces;
 mod interrupts;
 mod live;
+mod mapping;
 mod namespace;
 mod opener;
 mod pnet_channel;

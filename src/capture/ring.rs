@@ -1,39 +1,21 @@
 //! Turns one interface into blocks of frames: an `AF_PACKET` socket with a memory-mapped `TPACKET_V3` ring,
 //! by `packet(7)` and the kernel's `Documentation/networking/packet_mmap.rst`.
 //!
-//! A block starts with `struct tpacket_block_desc`; frames follow as a chain of `struct tpacket3_hdr`.
-//!
-//! | offset in the block | octets | field |
-//! |---|---|---|
-//! | 8 | 4 | status: bit 0 set, the block is ours; else the kernel's |
-//! | 12 | 4 | number of frames |
-//! | 16 | 4 | offset of the first frame's header |
-//!
-//! | offset in the frame's header | octets | field |
-//! |---|---|---|
-//! | 0 | 4 | offset of the next header, from this one |
-//! | 4, 8 | 4, 4 | seconds, nanoseconds |
-//! | 12, 16 | 4, 4 | octets captured, octets on the wire (without a tag taken out) |
-//! | 20 | 4 | status: bit 4 tag valid, bit 6 its TPID valid |
-//! | 24 | 2 | offset of the frame, from this header |
-//! | 32, 36 | 4, 2 | tag taken out, its TPID |
-//!
-//! The kernel writes to a block only while the status says that it is the kernel's: a block is read only after the
-//! status was, and given back only when nothing borrows from it.
-#![expect(unsafe_code, reason = "the kernel shares the ring's memory with us; nothing else here needs it")]
+//! `blocks` reads what the kernel writes there.
+#![expect(unsafe_code, reason = "the standard library has no calls for packet sockets")]
 
-use std::ffi::{CString, c_int, c_void};
+use std::ffi::{CString, c_int};
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
-use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use super::blocks::Blocks;
 use super::bpf;
+use super::mapping::Mapping;
 use super::settled::Filters;
 use super::{CaptureError, LinkLayer, LiveSettings};
 use crate::config::Instruction;
@@ -59,20 +41,12 @@ pub struct Drops {
 /// One interface's socket and ring.
 pub struct Ring {
     socket: OwnedFd,
-    memory: NonNull<u8>,
-    octets: usize,
-    block_octets: usize,
-    blocks: usize,
-    /// The block that the kernel fills or has filled next.
-    current: usize,
+    blocks: Blocks,
     index: c_int,
     link: LinkLayer,
     filter: Vec<Instruction>,
     fast: Option<Arc<Filters>>,
 }
-
-// SAFETY: the mapping belongs to this value alone and is reached through it only; no thread-local state is involved.
-unsafe impl Send for Ring {}
 
 impl Ring {
     /// Opens and maps, bound to the interface, but lets nothing in before [`Ring::unmute`]: neither before the
@@ -91,26 +65,12 @@ impl Ring {
         let index = bound_to(&socket).map_err(failed("cannot ask what its socket is bound to"))?;
         let hardware_type = hardware_type(name).map_err(failed("cannot ask for its hardware type"))?;
         let link = link_of(name, hardware_type)?;
-        let (blocks, octets) = geometry(settings)?;
-        // SAFETY: a new mapping of the ring that `prepare` has set up, at an address of the kernel's choice; the descriptor
-        // is open and `octets` is the size that it was set up with (the kernel refuses any other).
-        let memory = unsafe {
-            let protection = libc::PROT_READ | libc::PROT_WRITE;
-            libc::mmap(std::ptr::null_mut(), octets, protection, libc::MAP_SHARED, socket.as_raw_fd(), 0)
-        };
-        if memory == libc::MAP_FAILED {
-            return Err(failed("cannot map the ring")(io::Error::last_os_error()));
-        }
-        let Some(memory) = NonNull::new(memory.cast::<u8>()) else {
-            return Err(failed("cannot map the ring")(io::ErrorKind::AddrNotAvailable.into()));
-        };
+        let (_, octets) = geometry(settings)?;
+        // As long as `prepare` has set it up: the kernel refuses any other length.
+        let memory = Mapping::shared(socket.as_fd(), 0, octets, 0).map_err(failed("cannot map the ring"))?;
         Ok(Self {
             socket,
-            memory,
-            octets,
-            block_octets: settings.block_octets,
-            blocks,
-            current: 0,
+            blocks: Blocks::new(memory, settings.block_octets),
             index,
             link,
             filter: bpf::snapped(&settings.filter, settings.snap_length),
@@ -190,43 +150,18 @@ impl Ring {
 
     /// The next block's octets, where the kernel is done with it.
     pub fn block(&self) -> Option<&[u8]> {
-        if self.status().load(Ordering::Acquire) & libc::TP_STATUS_USER == 0 {
-            return None;
-        }
-        // SAFETY: `current` is below `blocks`, so the block lies within the mapping. The status, read with acquire,
-        // says that it is ours: the kernel does not write to it until `release` gives it back, which needs `&mut self`
-        // and so cannot happen while this borrow lives.
-        Some(unsafe {
-            std::slice::from_raw_parts(self.memory.as_ptr().add(self.current * self.block_octets), self.block_octets)
-        })
+        self.blocks.block()
     }
 
     /// Gives the block back to the kernel and goes on to the next.
     pub fn release(&mut self) {
-        let status = self.status();
-        if status.load(Ordering::Acquire) & libc::TP_STATUS_USER != 0 {
-            status.store(libc::TP_STATUS_KERNEL, Ordering::Release);
-            self.current = (self.current + 1) % self.blocks;
-        }
-    }
-
-    fn status(&self) -> &AtomicU32 {
-        // SAFETY: as in `block`, within the mapping; blocks are aligned to pages, so offset 8 is aligned to four octets.
-        // Kernel and process both reach the word with atomic operations only.
-        unsafe { AtomicU32::from_ptr(self.memory.as_ptr().add(self.current * self.block_octets + 8).cast()) }
+        self.blocks.release();
     }
 }
 
 impl AsRawFd for Ring {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
-    }
-}
-
-impl Drop for Ring {
-    fn drop(&mut self) {
-        // SAFETY: the mapping made in `open`, with its own length; nothing borrows from it any more.
-        unsafe { libc::munmap(self.memory.as_ptr().cast::<c_void>(), self.octets) };
     }
 }
 
@@ -362,9 +297,10 @@ pub fn pin(core: usize) -> io::Result<()> {
 /// processor keeps the places of. The system may have none; nothing but speed hangs on it.
 pub fn advise_huge_pages(reserved: Range<usize>) {
     let (start, end) = (reserved.start.next_multiple_of(HUGE_PAGE), reserved.end / HUGE_PAGE * HUGE_PAGE);
-    if start < end {
+    // Miri knows no advice.
+    if start < end && !cfg!(miri) {
         // SAFETY: the advice changes neither what the memory holds nor what may be done with it, wherever it is.
-        unsafe { libc::madvise(start as *mut c_void, end - start, libc::MADV_HUGEPAGE) };
+        unsafe { libc::madvise(std::ptr::without_provenance_mut(start), end - start, libc::MADV_HUGEPAGE) };
     }
 }
 
@@ -490,4 +426,23 @@ impl Plain for libc::xdp_options {}
 /// The system's error, where a call says that there is one.
 pub fn check(result: c_int) -> io::Result<c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_is_kept_on_a_core_that_it_may_use() {
+        std::thread::spawn(|| {
+            let last = *allowed_cores().last().unwrap();
+            pin(last).unwrap();
+            assert_eq!(allowed_cores(), [last]);
+            for none in [8 * size_of::<libc::cpu_set_t>(), usize::MAX] {
+                assert_eq!(pin(none).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+            }
+        })
+        .join()
+        .unwrap();
+    }
 }

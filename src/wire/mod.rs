@@ -45,7 +45,7 @@ pub struct VlanTag {
 }
 
 /// One captured frame, borrowed from the ring or the file reader.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
     /// When the capture saw it.
     pub at: Timestamp,

@@ -9,7 +9,7 @@ mod assembler;
 mod system;
 
 pub use assembler::{Assembler, Compare, Instruction, Label, Operand, Operation, Register, Size};
-pub use system::{Link, Map, MapKind, Memory, Program, ProgramKind, uptime};
+pub use system::{Link, Map, MapKind, Program, ProgramKind, uptime};
 
 /// Numbers of the kernel's helper functions (`enum bpf_func_id` of `linux/bpf.h`).
 pub mod helper {

@@ -7,11 +7,10 @@
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::ptr::NonNull;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use super::Instruction;
+use crate::capture::mapping::Mapping;
 
 const MAP_CREATE: libc::c_int = 0;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
@@ -164,20 +163,11 @@ impl Map {
         }
     }
 
-    /// The memory of a [`Self::shared_array`].
-    pub fn memory(&self) -> io::Result<Memory> {
+    /// The memory of a [`Self::shared_array`], as words of 64 bits that programs change at any time.
+    pub fn memory(&self) -> io::Result<Mapping> {
         // The kernel rounds each value up to 8 octets.
-        let words = self.value_octets.div_ceil(size_of::<u64>()) * self.entries as usize;
-        let octets = words * size_of::<u64>();
-        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
-        // SAFETY: a new mapping at an address of the kernel's choice, of a map that is open and that long.
-        let memory =
-            unsafe { libc::mmap(std::ptr::null_mut(), octets, protection, flags, self.descriptor.as_raw_fd(), 0) };
-        if memory == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let words_at = NonNull::new(memory.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
-        Ok(Memory { words_at, words })
+        let octets = self.value_octets.next_multiple_of(size_of::<u64>()) * self.entries as usize;
+        Mapping::shared(self.descriptor.as_fd(), 0, octets, 0)
     }
 
     fn element(&self, key: &[u8]) -> io::Result<MapElement> {
@@ -192,50 +182,6 @@ impl Map {
 impl AsFd for Map {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()
-    }
-}
-
-/// The memory of a map, as 64-bit words that programs change at any time.
-#[derive(Debug)]
-pub struct Memory {
-    words_at: NonNull<AtomicU64>,
-    words: usize,
-}
-
-// SAFETY: the mapping belongs to this value alone and outlives its thread; its words are reached atomically only.
-unsafe impl Send for Memory {}
-
-impl Memory {
-    /// Memory that is no map's, zeroes.
-    #[cfg(test)]
-    pub fn anonymous(words: usize) -> io::Result<Self> {
-        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-        let octets = words * size_of::<u64>();
-        // SAFETY: a new mapping at an address of the kernel's choice.
-        let memory = unsafe { libc::mmap(std::ptr::null_mut(), octets, protection, flags, -1, 0) };
-        if memory == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let words_at = NonNull::new(memory.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
-        Ok(Self { words_at, words })
-    }
-
-    /// One word.
-    #[must_use]
-    pub const fn word(&self, at: usize) -> Option<&AtomicU64> {
-        if at >= self.words {
-            return None;
-        }
-        // SAFETY: within the mapping, which is aligned to pages and lives as long as this borrow; programs in the kernel
-        // reach the same word with loads, stores and additions of 64 bits, all of them single accesses.
-        Some(unsafe { self.words_at.add(at).as_ref() })
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // SAFETY: the mapping made in `Map::memory`, with its own length; nothing borrows from it any more.
-        unsafe { libc::munmap(self.words_at.as_ptr().cast(), self.words * size_of::<u64>()) };
     }
 }
 

@@ -258,11 +258,11 @@ impl Elsewhere for SettledFlows {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::ebpf::Memory;
+    use crate::capture::mapping::Mapping;
 
     #[test]
     fn a_flow_lies_near_its_hash_and_the_filter_looks_no_farther_than_it_must() {
-        let memory = Memory::anonymous(64 * ENTRY_OCTETS / 8).unwrap();
+        let memory = Mapping::anonymous(64 * ENTRY_OCTETS).unwrap();
         let mut table = Table::new(memory, 64);
         let reach = |table: &Table, place| table.load(place, word::FLAGS) >> 32;
         let places: Vec<_> = (0..PROBES).map(|_| table.take(62).unwrap()).collect();

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::word;
-use crate::capture::ebpf::Memory;
+use crate::capture::mapping::Mapping;
 
 /// Words of a key; the last one says whether there is a flow.
 pub const KEY_WORDS: usize = 5;
@@ -30,7 +30,7 @@ pub struct Place(u32);
 /// The table.
 #[derive(Debug)]
 pub struct Table {
-    memory: Memory,
+    memory: Mapping,
     /// Of each entry the place of its flow's hash, and 1; 0: free.
     homes: Vec<u32>,
     mask: u32,
@@ -38,7 +38,7 @@ pub struct Table {
 
 impl Table {
     /// Over the memory of `entries`, a power of two.
-    pub fn new(memory: Memory, entries: u32) -> Self {
+    pub fn new(memory: Mapping, entries: u32) -> Self {
         Self { memory, homes: vec![0; entries as usize], mask: entries - 1 }
     }
 
@@ -94,7 +94,7 @@ impl Table {
     }
 
     fn word(&self, place: Place, at: i16) -> Option<&AtomicU64> {
-        self.memory.word(place.0 as usize * (ENTRY_OCTETS / 8) + usize::from(at.unsigned_abs()) / 8)
+        self.memory.long_word(place.0 as usize * ENTRY_OCTETS + usize::from(at.unsigned_abs()))
     }
 
     fn probes(&self, home: u32) -> impl Iterator<Item = u32> + use<> {

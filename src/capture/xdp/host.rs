@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::IpAddr;
 
-use super::socket::Chunks;
+use super::rings::Chunks;
 use crate::capture::{CaptureError, LiveSettings, interfaces};
 
 /// Refuses an interface that the host talks over, or may: one with an address, that of the default route, and one that others

@@ -6,7 +6,8 @@
 //! | `host` | the system into whether an interface's frames may be taken, and how they come |
 //! | `offload` | an interface into whether its NIC takes VLAN tags out |
 //! | `program` | an interface's frames over to sockets |
-//! | `socket` | one queue of an interface into frames; the unsafe code |
+//! | `socket` | one queue of an interface into memory that the kernel puts its frames in |
+//! | `rings` | that memory into frames |
 //!
 //! What differs from the ring:
 //! - The frames are taken, not copied: the host does not see them any more. So an interface that it talks over is refused.
@@ -24,6 +25,7 @@
 mod host;
 mod offload;
 mod program;
+mod rings;
 mod socket;
 
 use std::io;
@@ -34,7 +36,8 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use self::program::{MOST_QUEUES, Place, Redirection, is_taken};
-use self::socket::{Chunks, Drops, Refusal, Socket, Step, Way};
+use self::rings::Chunks;
+use self::socket::{Drops, Refusal, Socket, Step, Way};
 use super::clock::{clock, now};
 use super::live::{EMPTY, LOOK_AGAIN, NicDrops, is_up, link_layer};
 use super::ring::{interface_index, wait};

@@ -1,45 +1,15 @@
-//! Turns one queue of an interface into frames in memory that the kernel shares with us: an `AF_XDP` socket, by the kernel's
-//! `Documentation/networking/af_xdp.rst`.
-//!
-//! The memory for frames is divided into chunks of equal size. Each belongs either to the kernel or to us, and two rings hand
-//! them over: the fill ring gives chunks to the kernel, the receive ring brings them back with a frame inside. Each ring is an
-//! array with a power of two of entries, and counts what was produced and what was consumed (32 bits each, which wrap).
-//!
-//! | ring | entry | octets | who produces | who consumes |
-//! |---|---|---|---|---|
-//! | fill | address of a chunk | 8 | we | the kernel |
-//! | receive | `struct xdp_desc`: address 8, octets 4, options 4 | 16 | the kernel | we |
-//!
-//! Both have room for every chunk: neither is ever full, and only a kernel without chunks drops a frame.
-#![expect(unsafe_code, reason = "the kernel shares rings and frames with us; nothing else of AF_XDP needs it")]
+//! Turns one queue of an interface into the memory that the kernel puts its frames in: the system calls of an `AF_XDP` socket, by the
+//! kernel's `Documentation/networking/af_xdp.rst`. What then happens in that memory is in `rings`.
+#![expect(unsafe_code, reason = "the standard library has no calls for it")]
 
-use std::ffi::{c_int, c_void};
+use std::ffi::c_int;
 use std::io;
-use std::marker::PhantomData;
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::capture::ring::{advise_huge_pages, check, set_socket_option, socket_option};
-
-/// How the memory of a socket is divided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Chunks {
-    /// Of one chunk: 2048 or 4096.
-    pub octets: usize,
-    /// How many.
-    pub count: u32,
-}
-
-impl Chunks {
-    /// Octets of a frame that a chunk of `octets` has room for: the kernel leaves 256 free in front of it
-    /// (`XDP_PACKET_HEADROOM`).
-    #[must_use]
-    pub const fn room(octets: usize) -> usize {
-        octets - 256
-    }
-}
+use super::rings::{CHUNK_ENTRY, Chunks, DESCRIPTOR, Offsets, Piece, Queue, Ring};
+use crate::capture::mapping::Mapping;
+use crate::capture::ring::{check, set_socket_option, socket_option};
 
 /// A way to bind a socket to its queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,13 +42,6 @@ impl Step {
     }
 }
 
-/// A piece of a frame, and whether the next one belongs to the same frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Piece<'a> {
-    pub data: &'a [u8],
-    pub goes_on: bool,
-}
-
 /// The kernel's counts since the socket was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Drops {
@@ -91,17 +54,7 @@ pub struct Drops {
 /// One queue's socket.
 pub struct Socket {
     descriptor: OwnedFd,
-    /// Chunk after chunk.
-    memory: Mapping,
-    chunks: Chunks,
-    fill: Shared<u64>,
-    received: Shared<libc::xdp_desc>,
-    /// Chunks given to the kernel since the start, as the fill ring counts them.
-    given: u32,
-    /// Pieces that were released, as the receive ring counts them.
-    released: u32,
-    /// Pieces that wait behind those: a copy of what the kernel says.
-    waiting: u32,
+    queue: Queue,
 }
 
 impl Socket {
@@ -114,8 +67,8 @@ impl Socket {
         let descriptor = unsafe { OwnedFd::from_raw_fd(raw) };
         let memory = Mapping::anonymous(chunks.octets * chunks.count as usize).map_err(Step::Memory.failed())?;
         let registered = libc::xdp_umem_reg {
-            addr: memory.start.as_ptr() as u64,
-            len: memory.octets as u64,
+            addr: memory.address(),
+            len: memory.octets() as u64,
             chunk_size: chunks.octets as u32,
             headroom: 0,
             flags: 0,
@@ -130,15 +83,12 @@ impl Socket {
         set_option(raw, libc::XDP_RX_RING, &entries).map_err(Step::Rings.failed())?;
         let offsets: libc::xdp_mmap_offsets =
             socket_option(raw, libc::SOL_XDP, libc::XDP_MMAP_OFFSETS).map_err(Step::Rings.failed())?;
-        let fill = Shared::map(raw, libc::XDP_UMEM_PGOFF_FILL_RING.cast_signed(), &offsets.fr, entries);
+        let map = |page, at: &_, entry_octets| map(&descriptor, page, at, entries, entry_octets);
+        let fill = map(libc::XDP_UMEM_PGOFF_FILL_RING.cast_signed(), &offsets.fr, CHUNK_ENTRY);
         let fill = fill.map_err(Step::Rings.failed())?;
-        let received = Shared::map(raw, libc::XDP_PGOFF_RX_RING, &offsets.rx, entries).map_err(Step::Rings.failed())?;
+        let received = map(libc::XDP_PGOFF_RX_RING, &offsets.rx, DESCRIPTOR).map_err(Step::Rings.failed())?;
 
-        let mut socket = Self { descriptor, memory, chunks, fill, received, given: 0, released: 0, waiting: 0 };
-        for chunk in 0..chunks.count {
-            socket.fill.write(chunk, u64::from(chunk) * chunks.octets as u64);
-        }
-        socket.give(chunks.count);
+        let socket = Self { queue: Queue::new(memory, chunks, fill, received), descriptor };
         socket.bind(interface_index, queue, way).map_err(Step::Bind.failed())?;
         socket.wake_if_asked();
         Ok(socket)
@@ -162,58 +112,23 @@ impl Socket {
 
     /// Looks how many pieces wait.
     pub fn look(&mut self) -> u32 {
-        // Acquire: what the kernel wrote before it counted is seen.
-        let produced = self.received.producer().load(Ordering::Acquire);
-        self.waiting = produced.wrapping_sub(self.released).min(self.received.entries);
-        self.waiting
+        self.queue.look()
     }
 
     /// One of the pieces that the last look has found, counted from the first that was not released.
     pub fn piece(&self, at: u32) -> Option<Piece<'_>> {
-        if at >= self.waiting {
-            return None;
-        }
-        let found = self.received.read(self.released.wrapping_add(at));
-        let goes_on = found.options & libc::XDP_PKT_CONTD != 0;
-        let (start, octets) = (usize::try_from(found.addr).ok()?, found.len as usize);
-        let inside = start.checked_add(octets).is_some_and(|end| end <= self.memory.octets);
-        let data = if inside {
-            // SAFETY: within the mapping, as just checked. The chunk is ours: the kernel gave it to us with this piece, and
-            // writes to it only after `release` has given it back, which needs `&mut self` and so cannot happen while this
-            // borrow lives.
-            unsafe { std::slice::from_raw_parts(self.memory.start.as_ptr().add(start), octets) }
-        } else {
-            // What the kernel never says: counted as a frame that cannot be read.
-            &[]
-        };
-        Some(Piece { data, goes_on })
+        self.queue.piece(at)
     }
 
     /// Gives the chunks of the first `pieces` that the last look has found back to the kernel.
     pub fn release(&mut self, pieces: u32) {
-        let pieces = pieces.min(self.waiting);
-        for at in 0..pieces {
-            let found = self.received.read(self.released.wrapping_add(at));
-            self.fill.write(self.given.wrapping_add(at), found.addr & !(self.chunks.octets as u64 - 1));
-        }
-        self.waiting -= pieces;
-        self.released = self.released.wrapping_add(pieces);
-        // Release: the entries were read before the kernel may write there again.
-        self.received.consumer().store(self.released, Ordering::Release);
-        self.give(pieces);
+        self.queue.release(pieces);
         self.wake_if_asked();
-    }
-
-    /// Counts chunks that stand in the fill ring as given.
-    fn give(&mut self, chunks: u32) {
-        self.given = self.given.wrapping_add(chunks);
-        // Release: the kernel sees the entries once it sees the count.
-        self.fill.producer().store(self.given, Ordering::Release);
     }
 
     /// A driver that has stopped for want of chunks says so, and goes on only when it is told.
     fn wake_if_asked(&self) {
-        if self.fill.flags().load(Ordering::Relaxed) & libc::XDP_RING_NEED_WAKEUP == 0 {
+        if !self.queue.wants_waking() {
             return;
         }
         let (nothing, raw) = (std::ptr::null_mut(), self.descriptor.as_raw_fd());
@@ -248,119 +163,18 @@ impl AsFd for Socket {
     }
 }
 
-/// A ring that the kernel shares with us. Only one side writes each of the two counts.
-struct Shared<T> {
-    memory: Mapping,
-    offsets: Offsets,
-    /// A power of two.
+fn map(
+    socket: &OwnedFd,
+    page: libc::off_t,
+    at: &libc::xdp_ring_offset,
     entries: u32,
-    entry: PhantomData<T>,
-}
-
-/// Where the parts of a ring are in its memory.
-#[derive(Clone, Copy)]
-struct Offsets {
-    producer: usize,
-    consumer: usize,
-    flags: usize,
-    first: usize,
-}
-
-/// Entries of the rings, as the kernel lays them out; any octets are a value.
-trait Entry: Copy {}
-
-impl Entry for u64 {}
-impl Entry for libc::xdp_desc {}
-
-impl<T: Entry> Shared<T> {
-    fn map(socket: RawFd, page: libc::off_t, at: &libc::xdp_ring_offset, entries: u32) -> io::Result<Self> {
-        let [producer, consumer, flags, first] = [at.producer, at.consumer, at.flags, at.desc].map(|at| at as usize);
-        let octets = entries as usize * size_of::<T>() + first;
-        let is_word = |at: usize| at.is_multiple_of(size_of::<u32>()) && at < octets.saturating_sub(size_of::<u32>());
-        // `flags` is 0, and the others are not, on a kernel before 5.4, which has no wake-ups: the word there is never read
-        // as a flag, since that kernel refuses to bind.
-        if !entries.is_power_of_two() || ![producer, consumer, flags].into_iter().all(is_word) || first % 8 != 0 {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        let memory = Mapping::of(socket, page, octets)?;
-        let offsets = Offsets { producer, consumer, flags, first };
-        Ok(Self { memory, offsets, entries, entry: PhantomData })
-    }
-
-    fn producer(&self) -> &AtomicU32 {
-        self.word(self.offsets.producer)
-    }
-
-    fn consumer(&self) -> &AtomicU32 {
-        self.word(self.offsets.consumer)
-    }
-
-    fn flags(&self) -> &AtomicU32 {
-        self.word(self.offsets.flags)
-    }
-
-    fn word(&self, at: usize) -> &AtomicU32 {
-        // SAFETY: within the mapping and aligned, as checked in `map`. Kernel and process both reach these words with single
-        // accesses only.
-        unsafe { AtomicU32::from_ptr(self.memory.start.as_ptr().add(at).cast()) }
-    }
-
-    fn entry(&self, count: u32) -> *mut T {
-        let at = (count & (self.entries - 1)) as usize;
-        // SAFETY: below the number of entries, so within the mapping.
-        unsafe { self.memory.start.as_ptr().add(self.offsets.first).cast::<T>().add(at) }
-    }
-
-    fn read(&self, count: u32) -> T {
-        // SAFETY: an entry within the mapping and aligned to 8 octets, as the mapping and `first` are; any octets are a value.
-        // The kernel does not write to an entry that it has counted as produced until we count it as consumed.
-        unsafe { self.entry(count).read() }
-    }
-
-    fn write(&mut self, count: u32, value: T) {
-        // SAFETY: as in `read`; the kernel reads an entry only after we have counted it as produced.
-        unsafe { self.entry(count).write(value) }
-    }
-}
-
-/// Memory of this process, shared with the kernel.
-struct Mapping {
-    start: NonNull<u8>,
-    octets: usize,
-}
-
-// SAFETY: the mapping belongs to this value alone and is reached through its owner only; no thread-local state is involved.
-unsafe impl Send for Mapping {}
-
-impl Mapping {
-    fn anonymous(octets: usize) -> io::Result<Self> {
-        let mapping = Self::new(octets, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)?;
-        let start = mapping.start.as_ptr().addr();
-        advise_huge_pages(start..start + octets);
-        Ok(mapping)
-    }
-
-    fn of(socket: RawFd, page: libc::off_t, octets: usize) -> io::Result<Self> {
-        Self::new(octets, libc::MAP_SHARED | libc::MAP_POPULATE, socket, page)
-    }
-
-    fn new(octets: usize, flags: c_int, descriptor: RawFd, offset: libc::off_t) -> io::Result<Self> {
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice; the kernel checks descriptor and length.
-        let memory = unsafe { libc::mmap(std::ptr::null_mut(), octets, protection, flags, descriptor, offset) };
-        if memory == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let start = NonNull::new(memory.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
-        Ok(Self { start, octets })
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: the mapping made in `new`, with its own length; nothing borrows from it any more.
-        unsafe { libc::munmap(self.start.as_ptr().cast::<c_void>(), self.octets) };
-    }
+    entry_octets: usize,
+) -> io::Result<Ring> {
+    let [producer, consumer, flags, first] = [at.producer, at.consumer, at.flags, at.desc].map(|at| at as usize);
+    let octets = entries as usize * entry_octets + first;
+    let memory = Mapping::shared(socket.as_fd(), page, octets, libc::MAP_POPULATE)?;
+    let ring = Ring::new(memory, Offsets { producer, consumer, flags, first }, entries, entry_octets);
+    ring.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 fn set_option<T>(socket: RawFd, name: c_int, value: &T) -> io::Result<()> {

@@ -5,8 +5,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -136,7 +134,7 @@ async fn connection(stream: Box<dyn Stream>, board: Arc<Board>) {
     }
 }
 
-fn answer(request: &Request<Incoming>, board: &Arc<Board>) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, board: &Arc<Board>) -> Response<String> {
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     let (status, kind, text) = match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/metrics") => match block_in_place(|| super::encode(board)) {
@@ -146,7 +144,7 @@ fn answer(request: &Request<Incoming>, board: &Arc<Board>) -> Response<Full<Byte
         (&Method::GET | &Method::HEAD, _) => (StatusCode::NOT_FOUND, plain, "metrics are at /metrics\n".to_owned()),
         _ => (StatusCode::METHOD_NOT_ALLOWED, plain, "metrics are read with GET\n".to_owned()),
     };
-    let mut response = Response::new(Full::new(text.into()));
+    let mut response = Response::new(text);
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, kind);
     if status == StatusCode::METHOD_NOT_ALLOWED {
