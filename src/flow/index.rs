@@ -305,7 +305,7 @@ mod tests {
         let slots = &index.slots;
         let cost = |(key, number): (&FlowKey, u32)| {
             let home = slots.home(key.hash(&secrets));
-            (1..).find(|cost| slots.get((home + cost - 1) & (slots.len() - 1)) as u32 == number).unwrap()
+            (1..=slots.len()).find(|cost| slots.get((home + cost - 1) & (slots.len() - 1)) as u32 == number).unwrap()
         };
         keys.iter().zip(1..).map(cost).fold((0, 0), |(sum, most), cost| (sum + cost, most.max(cost)))
     }

@@ -1,6 +1,7 @@
 //! What a stranger can send at full speed: the bound on memory holds, every packet is accounted for, tunnels that were there
 //! before keep their records, and the daemon answers. `tests/floods` sends millions of packets of each kind and measures;
 //! without it so many are sent that tables overflow.
+#![expect(clippy::cast_precision_loss, reason = "figures for the eye")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -50,10 +51,11 @@ impl Random {
     /// Strangers of one IP version, three in four of them of version 4.
     fn pair(&mut self) -> Pair {
         let is_v6 = self.below(4) == 0;
-        [(), ()].map(|()| match is_v6 {
-            true => IpAddr::V6(Ipv6Addr::from(u128::from(self.number()) | 0x2001_0db8 << 96)),
-            false => IpAddr::V4(Ipv4Addr::from(self.number() as u32 | 0x0100_0000)),
-        })
+        [(), ()].map(|()| if is_v6 { self.ipv6() } else { Ipv4Addr::from(self.number() as u32 | 0x0100_0000).into() })
+    }
+
+    fn ipv6(&mut self) -> IpAddr {
+        Ipv6Addr::from(u128::from(self.number()) | 0x2001_0db8 << 96).into()
     }
 }
 
@@ -98,7 +100,7 @@ const FLOODS: [Flood; 10] = [
     ("jumbo", |random, _| ethernet(&udp(random.pair(), [random.port(), random.port()], &[0x5a; 8900]))),
     ("IPv6 extension chains", |random, _| {
         // RFC 8200 4.2 to 4.6: options and routing headers of 8 octets; some chains have no end.
-        let pair = [0, 1].map(|_| IpAddr::V6(Ipv6Addr::from(u128::from(random.number()) | 0x2001_0db8 << 96)));
+        let pair = [(), ()].map(|()| random.ipv6());
         let count = random.below(180);
         let mut chain = Vec::new();
         for number in 0..=count {
@@ -134,6 +136,7 @@ idle_timeout = \"IDLE\"
 [control]
 socket = \"c.sock\"
 ";
+const MIB: f64 = 1_048_576.0;
 /// What `ctl status` and the service's watchdog may take at most.
 const ANSWER: Duration = Duration::from_secs(1);
 const WATCHDOG: Duration = Duration::from_secs(30);
@@ -388,7 +391,6 @@ fn floods(size: &Size) {
         let accounted = number("classified") + undecodable + number("dropped_kernel");
         assert_eq!([number("packets"), accounted], [counted("near", "rx_packets"); 2], "{}: {summary}", flood.0);
         check_tunnel(&victim, &known, number("dropped_kernel"), flood.0);
-        const MIB: f64 = 1_048_576.0;
         println!(
             "{:<28} {:>9} {:>8} {:>8} {:>8} {:>9} {:>+8.1} {:>9.1} {:>6}ms {:>7}ms {:>6}",
             flood.0,

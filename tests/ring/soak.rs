@@ -1,5 +1,6 @@
 //! Hours at a steady mixed load, with tunnels that come and go, reloads and rotations: memory, counters and log stay true.
 //! `tests/soak` runs it.
+#![expect(clippy::cast_precision_loss, reason = "figures for the eye")]
 
 use std::fmt::Write as _;
 use std::fs;
