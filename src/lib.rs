@@ -11,6 +11,7 @@
 //! | [`policy`] | a detection into a verdict |
 //! | [`record`] | a verdict into a versioned record |
 //! | [`audit`] | all of the above behind [`audit::Auditor`] |
+//! | [`fault`] | a test's wish into a panic, in builds for tests alone |
 //! | [`config`] | TOML into each room's settings |
 //! | [`capture`] | interfaces and files into frames |
 //! | [`sink`] | records into files and views |
@@ -33,6 +34,8 @@ pub mod policy;
 pub mod record;
 
 pub mod audit;
+
+pub mod fault;
 
 pub mod config;
 

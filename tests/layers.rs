@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 /// From the first room to the last; `lib.rs` lists them in the same order.
 const ORDER: &[&str] = &[
-    "time", "wire", "flow", "detect", "policy", "record", "audit", "config", "capture", "sink", "store", "daemon",
-    "cli",
+    "time", "wire", "flow", "detect", "policy", "record", "audit", "fault", "config", "capture", "sink", "store",
+    "daemon", "cli",
 ];
 
 const CORE: &[&str] = &["time", "wire", "flow", "detect", "policy", "record", "audit"];

@@ -14,7 +14,7 @@ mod tries;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use common::command::{LINEWARDEN, approval, assert_adds_up, done, folder, linewarden};
 use common::netns::{Namespace, until};
@@ -239,26 +239,6 @@ fn root_goes_on_in_another_users_folder() {
     fs::rename(&file, log.join("1")).unwrap();
     daemon.signal("USR1");
     until("a new log", || file.exists().then_some(()));
-    daemon.signal("TERM");
-    assert_eq!(daemon.ends(), 0);
-}
-
-/// Without the process that opens rings what is open goes on, and what is not is said.
-#[test]
-fn the_end_of_the_process_that_opens_rings_is_said() {
-    let namespace = Namespace::new("opener");
-    let folder = folder(&[("approvals.d/none", "")]);
-    let mut daemon = namespace.daemon(folder.path(), &["--interface", "wan0", "--approvals", "approvals.d"]);
-    daemon.says("capturing");
-    let opener = children(daemon.process())[0];
-    assert!(Command::new("kill").args(["-KILL", &opener.to_string()]).status().unwrap().success());
-    namespace.sender("far0").send(&frames("wireguard-port-51820"));
-    daemon.record("the tunnel", |record| record["confidence"] == "certain");
-    namespace.unplug();
-    daemon.says("interface is gone");
-    namespace.plug_in();
-    let said = daemon.says("the process that opens rings has ended");
-    assert!(said.contains("ERROR") && said.contains("restart"), "{said}");
     daemon.signal("TERM");
     assert_eq!(daemon.ends(), 0);
 }

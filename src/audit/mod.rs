@@ -122,6 +122,9 @@ struct Lane {
     is_calm: bool,
 }
 
+/// Frames that are older than the latest by more than this are of a clock that was put back: no capture mixes them by as much.
+const STEP: Duration = Duration::from_mins(5);
+
 impl Lane {
     const EMPTY: Self = Self {
         name: Name { key: FlowKey::EMPTY, sender: Sender::Low, hash: 0 },
@@ -200,6 +203,9 @@ impl Auditor {
             self.counters.classified += classified;
             self.counters.classified_octets += classified_octets;
             self.lanes = kept;
+            if let Some(last) = batch.last() {
+                self.look_at_time(last.at);
+            }
             self.sweep(SWEEP, emit);
         }
     }
@@ -300,7 +306,17 @@ impl Auditor {
     /// Ends flows that are over by `now`: a time from the frames or, when a live link is silent, from the edge.
     pub fn expire(&mut self, now: Timestamp, emit: &mut impl FnMut(Record)) {
         self.now = self.now.max(now);
+        self.look_at_time(now);
         self.sweep(SWEEP_QUIET, emit);
+    }
+
+    /// After a step forward flows are over because their timeouts have passed. After one back they would not be for as long as
+    /// it was: they are over at once, too, and what goes on of them is new.
+    fn look_at_time(&mut self, now: Timestamp) {
+        if self.now.since(now) > STEP {
+            self.now = now;
+            self.table.rewind(now, now + STEP);
+        }
     }
 
     /// Ends every flow: those whose time was up by the latest time seen as such, the others by force.

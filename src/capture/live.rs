@@ -117,6 +117,8 @@ struct Membership {
     spread: Option<Spread>,
     joined: u16,
     told: Condition,
+    /// What the log last said that it is called now.
+    called: Option<String>,
 }
 
 impl Group {
@@ -143,6 +145,23 @@ impl Group {
             (Condition::Up, Condition::Up) => {}
         }
         state.told = condition;
+    }
+
+    /// Says once that the interface is called otherwise than in the settings, or again as there.
+    fn tell_name(&self, interface: &str, interface_index: i32, called: Option<&str>) {
+        let mut state = self.state();
+        if state.called.as_deref() == called || state.interface_index != interface_index {
+            return;
+        }
+        if let Some(called) = called {
+            warn!(
+                interface,
+                called, "interface was renamed: it is captured on, and records name it as the settings do"
+            );
+        } else {
+            info!(interface, "interface has its name again");
+        }
+        state.called = called.map(str::to_owned);
     }
 
     fn join(&self, name: &str, ring: &Ring) -> io::Result<()> {
@@ -205,6 +224,10 @@ struct Port {
     /// The interface is gone, and since then nothing came of what its ring still holds.
     emptying: Option<Instant>,
     down: bool,
+    /// Which interface had the name when the ring was opened, as the system's files tell it.
+    named: Option<i32>,
+    /// What that one is called now, where it is called otherwise.
+    called: Option<String>,
     /// What was counted so far; what the NIC counts is asked for.
     counters: CaptureCounters,
     /// Only with the first worker.
@@ -229,6 +252,8 @@ impl Port {
             muted: None,
             emptying: None,
             down: false,
+            named: None,
+            called: None,
             counters: CaptureCounters { dropped_kernel: Some(0), ..CaptureCounters::default() },
             nic: first.then(NicDrops::default),
         };
@@ -256,6 +281,7 @@ impl Port {
         }
         self.muted = Some(now());
         self.ring = Some(ring);
+        (self.named, self.called) = (index_of(&self.name).ok(), None);
         if down {
             self.tell(Condition::Down);
         }
@@ -291,13 +317,15 @@ impl Port {
         self.add_drops();
         self.unmute_when_complete();
         match self.ring.as_ref().map(Ring::is_bound) {
-            Some(true) => {
-                if self.down && is_up(&self.name) {
+            Some(true) if self.emptying.is_none() && !self.is_replaced() => {
+                if self.down && is_up(self.called.as_ref().unwrap_or(&self.name)) {
                     self.tell(Condition::Up);
                 }
                 return;
             }
-            Some(false) => {
+            Some(_) => {
+                // Of one that only lost its name more would come.
+                let _ = self.ring.as_ref().map(Ring::mute);
                 self.tell(Condition::Gone);
                 // What had arrived is handed over first.
                 if now().duration_since(*self.emptying.get_or_insert_with(now)) < quiet(settings) {
@@ -313,6 +341,23 @@ impl Port {
                 self.tell(Condition::Up);
             }
         }
+    }
+
+    /// Whether another interface has the name now, which is then the one that is meant. One that lost it is captured on.
+    fn is_replaced(&mut self) -> bool {
+        let Some(before) = self.named else { return false };
+        let called = match index_of(&self.name) {
+            Ok(index) if index != before => return true,
+            Ok(_) => None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => name_of(before),
+            // Nobody can tell now.
+            Err(_) => return false,
+        };
+        if called != self.called {
+            self.group.tell_name(&self.name, self.ring.as_ref().map_or(0, Ring::interface_index), called.as_deref());
+            self.called = called;
+        }
+        false
     }
 
     fn close(&mut self) {
@@ -479,7 +524,7 @@ impl Source for RingSource {
             port.add_drops();
             let mut counters = port.counters;
             if let Some(nic) = &mut port.nic {
-                nic.add_to(&port.name, &mut counters);
+                nic.add_to(port.called.as_ref().unwrap_or(&port.name), &mut counters);
             }
             (counters, port.link())
         };
@@ -489,6 +534,19 @@ impl Source for RingSource {
     fn elsewhere(&mut self) -> Option<Box<dyn Elsewhere>> {
         self.settled.take().map(|settled| Box::new(settled) as Box<dyn Elsewhere>)
     }
+}
+
+/// An interface's number, as `/sys` tells it of a name.
+fn index_of(interface: &str) -> io::Result<i32> {
+    let index = std::fs::read_to_string(format!("/sys/class/net/{interface}/ifindex"))?;
+    index.trim().parse().map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// The name of a number.
+fn name_of(index: i32) -> Option<String> {
+    let names = std::fs::read_dir("/sys/class/net").ok()?.flatten();
+    let mut names = names.filter_map(|entry| entry.file_name().into_string().ok());
+    names.find(|name| index_of(name).is_ok_and(|found| found == index))
 }
 
 /// `IFF_UP`, in hexadecimal (the kernel's `Documentation/ABI/testing/sysfs-class-net`).

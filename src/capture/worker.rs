@@ -15,6 +15,7 @@ use tracing::warn;
 use super::clock::{clock, now};
 use super::{CaptureCounters, Link, Source, advise_huge_pages, pin};
 use crate::audit::{Auditor, Counters};
+use crate::fault;
 use crate::policy::{Label, Policy};
 use crate::record::Record;
 use crate::time::Timestamp;
@@ -162,7 +163,8 @@ impl Worker {
         if let Some(elsewhere) = elsewhere {
             auditor.count_elsewhere(elsewhere);
         }
-        let body = Body { source, auditor, outbox, commands: receiver, status: Arc::clone(&status), lost: 0, sent: 0 };
+        let mut body =
+            Body { id, source, auditor, outbox, commands: receiver, status: Arc::clone(&status), lost: 0, sent: 0 };
         let run = move || {
             if let Some(core) = core
                 && let Err(error) = pin(core)
@@ -171,7 +173,11 @@ impl Worker {
             }
             let result = catch_unwind(AssertUnwindSafe(|| body.run()));
             ended();
-            result.unwrap_or_else(|panic| Err(WorkerError::Panic(message(panic.as_ref()))))
+            result.unwrap_or_else(|panic| {
+                // What it knows of its flows is worth writing, if that does not panic as well.
+                let _ = catch_unwind(AssertUnwindSafe(|| body.export()));
+                Err(WorkerError::Panic(message(panic.as_ref())))
+            })
         };
         let thread = std::thread::Builder::new().name(format!("worker-{id}")).spawn(run)?;
         Ok(Self { status, counts_elsewhere, commands, thread })
@@ -202,6 +208,7 @@ fn message(panic: &(dyn Any + Send)) -> String {
 
 /// What the thread owns.
 struct Body {
+    id: usize,
     source: Box<dyn Source>,
     auditor: Auditor,
     outbox: Outbox,
@@ -212,12 +219,13 @@ struct Body {
 }
 
 impl Body {
-    fn run(mut self) -> Result<(), WorkerError> {
+    fn run(&mut self) -> Result<(), WorkerError> {
         let mut published = now();
         let result = loop {
+            fault::point(format_args!("worker-{}", self.id));
             match self.commands.try_recv() {
                 Ok(Command::SetPolicy(policy, taken)) => {
-                    let Self { auditor, outbox, sent, lost, .. } = &mut self;
+                    let Self { auditor, outbox, sent, lost, .. } = &mut *self;
                     auditor.set_policy(policy, &mut |record| try_send(outbox, record, sent, lost));
                     // Nobody has to wait for it.
                     let _ = taken.send(());
@@ -233,7 +241,7 @@ impl Body {
             self.status.turn(now);
             if now.duration_since(published) >= PUBLISH {
                 published = now;
-                let Self { auditor, outbox, sent, lost, .. } = &mut self;
+                let Self { auditor, outbox, sent, lost, .. } = &mut *self;
                 auditor.absorb(&mut |record| try_send(outbox, record, sent, lost));
                 self.publish();
             }
@@ -254,17 +262,20 @@ impl Body {
         Ok(())
     }
 
-    /// Nothing waits for this thread any more, so it may wait for room.
+    /// Takes what had arrived, and ends every flow.
     fn finish(&mut self) {
         let Self { source, auditor, outbox, sent, lost, .. } = self;
-        let mut emit = |record| {
-            let sent_now = outbox.records.blocking_send(outbox.number(record)).is_ok();
-            *if sent_now { &mut *sent } else { &mut *lost } += 1;
-        };
+        let mut emit = |record| send(outbox, record, sent, lost);
         if let Err(error) = source.finish(&mut |frames| auditor.observe(frames, &mut emit)) {
             warn!(%error, "frames that had arrived cannot be read");
         }
-        auditor.finish(&mut emit);
+        self.export();
+    }
+
+    /// Ends every flow.
+    fn export(&mut self) {
+        let Self { auditor, outbox, sent, lost, .. } = self;
+        auditor.finish(&mut |record| send(outbox, record, sent, lost));
         self.publish();
     }
 
@@ -281,6 +292,12 @@ impl Body {
         };
         *self.status.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
     }
+}
+
+/// For the end: nothing waits for this thread any more, so it may wait for room.
+fn send(outbox: &Outbox, record: Record, sent: &mut u64, lost: &mut u64) {
+    let sent_now = outbox.records.blocking_send(outbox.number(record)).is_ok();
+    *if sent_now { sent } else { lost } += 1;
 }
 
 fn try_send(outbox: &Outbox, record: Record, sent: &mut u64, lost: &mut u64) {

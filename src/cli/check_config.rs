@@ -49,6 +49,9 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         let nets: Vec<_> = config.flow.home_nets.iter().map(ToString::to_string).collect();
         writeln!(out, "hidden     {}, by the key in {}", nets.join(", "), key_file(&config).display())?;
     }
+    if let Some(warning) = config.flow.warning() {
+        writeln!(out, "warning    {warning}")?;
+    }
     if let Some((approvals, folder)) = loaded {
         for warning in approvals.warnings.iter().chain(&approvals.warnings_at(clock(), config.policy.warn_before)) {
             writeln!(out, "warning    {warning}")?;

@@ -1,5 +1,7 @@
 //! `linewarden run`: the daemon.
 
+mod patient;
+
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
@@ -7,6 +9,7 @@ use clap::Args;
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
+use self::patient::StandardError;
 use super::{Failure, Sources, USAGE};
 use crate::config::{Origin, has_repetition};
 use crate::daemon;
@@ -60,7 +63,7 @@ fn log_to_standard_error() {
     let level = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(level)
-        .with_writer(std::io::stderr)
+        .with_writer(|| StandardError)
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal());
     if std::env::var_os("JOURNAL_STREAM").is_some() { log.without_time().init() } else { log.init() }

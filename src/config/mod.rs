@@ -314,6 +314,14 @@ impl CaptureConfig {
 }
 
 impl FlowConfig {
+    /// What is valid but probably not meant.
+    #[must_use]
+    pub fn warning(&self) -> Option<&'static str> {
+        (self.idle_timeout > self.active_timeout).then_some(
+            "flow.idle_timeout is longer than flow.active_timeout: a flow that is silent for longer than the latter is not over, and goes on as another (`continues`)",
+        )
+    }
+
     fn take(&mut self, section: &Section<'_, '_>) {
         let value = |key| section.value(key);
         let timeouts = || Duration::from_secs(1)..=Duration::from_hours(7 * 24);

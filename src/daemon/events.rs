@@ -14,6 +14,7 @@ use super::records::{Control, tick_log, turns};
 use super::state::{clock, now};
 use crate::capture::{Report, Summary};
 use crate::config::Origin;
+use crate::fault;
 use crate::sink::sealed::SealedLog;
 use crate::sink::sealed::clocks::Clocks;
 use crate::sink::sensor::{ClockStep, Coverage, InterfaceChange, SensorEvent, Start, Stop, VERSION, What};
@@ -55,6 +56,7 @@ pub(super) async fn run_events(
     let mut tick = turns(interval);
     let opened = now();
     loop {
+        fault::point("events");
         tokio::select! {
             event = events.recv() => match event {
                 Some(event) => block_in_place(|| {

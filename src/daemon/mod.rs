@@ -4,11 +4,13 @@ mod board;
 mod capabilities;
 pub mod control;
 mod coverage;
+mod end;
 mod events;
 mod expiry;
 mod metrics;
 mod opener;
 mod outputs;
+mod panics;
 mod place;
 mod records;
 mod reload;
@@ -21,20 +23,24 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use self::board::{Board, Facts};
 use self::control::Ask;
 use self::control::protocol::{ErrorAnswer, RotateAnswer};
-use self::events::{Events, Spans, run_events, start, stop};
+use self::end::end;
+use self::events::{Events, Spans, run_events, start};
 use self::expiry::Expiry;
 use self::metrics::http::{ListenError, Listener};
+use self::opener::Opener;
 pub use self::opener::{COMMAND as OPENER, serve as open_rings_for_another};
+use self::panics::{Panic, caught};
 use self::place::bind_control;
 pub use self::place::control_sockets;
 use self::records::{Control, run_log};
@@ -45,10 +51,11 @@ pub use self::state::clock;
 use self::state::{Notifier, State, now};
 use crate::audit::Auditor;
 use crate::capture::{
-    CaptureError, Command, FastPath, LiveSettings, Outbox, PinnedInterrupts, Report, Source, Summary, Worker,
-    WorkerError, XdpSettings, allowed_cores, default_route, open_pnet, open_rings, open_xdp, pin_interrupts,
+    CaptureError, FastPath, LiveSettings, Outbox, PinnedInterrupts, Source, Worker, WorkerError, XdpSettings,
+    allowed_cores, default_route, open_pnet, open_rings, open_xdp, pin_interrupts,
 };
 use crate::config::{Backend, Config, ConfigError, Origin, Owners, check_written, no_approvals};
+use crate::fault;
 use crate::policy::Policy;
 use crate::sink::live::LiveView;
 use crate::sink::pseudonym::{KeyError, Missing, Pseudonyms, key_file};
@@ -99,11 +106,20 @@ pub enum DaemonError {
         /// Why.
         error: WorkerError,
     },
+    /// A thread did.
+    #[error("{0}; the daemon has ended in order, to be started anew")]
+    Panic(Panic),
+    /// The second process did.
+    #[error(
+        "the process that opens rings has ended ({0}): an interface that is made anew could not be captured; the daemon has ended in order, to be started anew"
+    )]
+    Opener(ExitStatus),
 }
 
 /// Runs until SIGTERM or SIGINT; `origin` tells what changes in the settings meanwhile. Opens everything before the control
 /// plane starts: errors come first, and what is not needed any more is let go of while there is one thread.
 pub fn run(config: &Config, origin: &Origin) -> Result<(), DaemonError> {
+    config.flow.warning().iter().for_each(|warning| warn!("{warning}"));
     let system = |what| move |source| DaemonError::System { what, source };
     // Before anything else, so that no signal ends the process in the middle of its start. Signals are the process's: the
     // runtime that is made later hears of those that came before it.
@@ -135,7 +151,9 @@ pub const SUMMARY_FILE: &str = "summary.json";
 
 async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: Opened) -> Result<(), DaemonError> {
     let Opened { policy, sources, interfaces: names, interrupts: _interrupts, folder, state, .. } = opened;
-    let Opened { control_socket, metrics, pseudonyms, .. } = opened;
+    let Opened { control_socket, metrics, pseudonyms, opener, .. } = opened;
+    let (ended, mut endings) = mpsc::unbounded_channel();
+    panics::watch(ended.clone());
     let sensor = config.sensor_name();
     // They have threads of their own, which are to be in the sandbox.
     let open = |name| SealedLog::open(&folder, name, &state, &config.records.log, clock());
@@ -157,7 +175,6 @@ async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: O
     let sensor_log = tokio::spawn(run_events(sensor_log, interval, said, sensor_controls, Arc::clone(sensor_gauge)));
 
     let names: Vec<Arc<str>> = names.into_iter().map(Into::into).collect();
-    let (ended, mut endings) = mpsc::unbounded_channel();
     let workers = start_workers(config, (&sensor, &names, &policy), sources, &outbox, &ended)?;
     // The log's task ends when the last worker has let go of its way out.
     drop(outbox);
@@ -187,58 +204,59 @@ async fn serve(config: &Config, origin: &Origin, mut signals: Signals, opened: O
     let (mut notifier, mut reloading) = (Notifier::new(), Reloading::default());
     notifier.ready();
     let mut tick = tokio::time::interval(coverage::TICK);
-    let (mut spans, mut expiry) = (Spans::new(), Expiry::default());
-    loop {
-        let (settings, running) = ((config, origin), (&*workers, &*board));
-        tokio::select! {
-            Some(()) = signals.terminate.recv() => break,
-            Some(()) = signals.interrupt.recv() => break,
-            Some(()) = signals.hangup.recv(), if reloading.is_idle() => {
-                notifier.reloading();
-                reloading.begin(settings, running, &mut events, None);
-                if reloading.is_idle() {
-                    notifier.ready();
+    let (mut spans, mut expiry, mut failure) = (Spans::new(), Expiry::default(), None);
+    let watching = async {
+        loop {
+            fault::point("main");
+            let (settings, running) = ((config, origin), (&*workers, &*board));
+            tokio::select! {
+                Some(()) = signals.terminate.recv() => break,
+                Some(()) = signals.interrupt.recv() => break,
+                Some(()) = signals.hangup.recv(), if reloading.is_idle() => {
+                    notifier.reloading();
+                    reloading.begin(settings, running, &mut events, None);
+                    if reloading.is_idle() {
+                        notifier.ready();
+                    }
+                    reopen(&[&control, &sensor_control]);
                 }
-                reopen(&[&control, &sensor_control]);
+                Some(ask) = asks.recv(), if reloading.is_idle() => match ask {
+                    Ask::Reload(asker) => reloading.begin(settings, running, &mut events, Some(asker)),
+                    Ask::Rotate(asker) => {
+                        let rotating = rotate([control.clone(), sensor_control.clone()], log_path.clone());
+                        tokio::spawn(async move { asker.send(rotating.await) });
+                    }
+                },
+                () = reloading.done() => notifier.ready(),
+                Some(()) = signals.user1.recv() => reopen(&[&control, &sensor_control]),
+                Some(ended) = endings.recv() => {
+                    failure = ended;
+                    break;
+                }
+                _ = tick.tick() => {
+                    tokio::task::block_in_place(|| {
+                        notifier.tick(&board);
+                        state.tick();
+                        spans.tick(&board, &mut events);
+                        expiry.tick(clock(), &board, &mut events);
+                    });
+                    failure = opener.as_ref().and_then(|opener| opener.ended()).map(DaemonError::Opener);
+                    if failure.is_some() {
+                        break;
+                    }
+                }
             }
-            Some(ask) = asks.recv(), if reloading.is_idle() => match ask {
-                Ask::Reload(asker) => reloading.begin(settings, running, &mut events, Some(asker)),
-                Ask::Rotate(asker) => {
-                    let rotating = rotate([control.clone(), sensor_control.clone()], log_path.clone());
-                    tokio::spawn(async move { asker.send(rotating.await) });
-                }
-            },
-            () = reloading.done() => notifier.ready(),
-            Some(()) = signals.user1.recv() => reopen(&[&control, &sensor_control]),
-            Some(()) = endings.recv() => break,
-            _ = tick.tick() => tokio::task::block_in_place(|| {
-                notifier.tick(&board);
-                state.tick();
-                spans.tick(&board, &mut events);
-                expiry.tick(clock(), &board, &mut events);
-            }),
         }
-    }
+    };
+    caught(watching).await;
 
+    // A panic of this task itself is among them, too.
+    let failure = failure.or_else(|| endings.try_recv().ok().flatten());
     servers.shutdown().await;
-    notifier.stopping();
-    info!("stopping: ending every flow and writing its record");
-    let (reports, result) = stop_workers(workers);
-    let mut summary = Summary::of(&reports);
-    if let Ok(log) = log.await {
-        let lost = log.lost() + log.waiting();
-        summary.records_lost += lost;
-        summary.records = summary.records.saturating_sub(lost);
-    }
-    spans.last(&board, &mut events, summary.records_lost);
-    events.say(What::Stop(stop(&summary, result.is_ok())));
-    drop(events);
-    let _ = sensor_log.await;
-    state.write(&summary, true);
-    for line in summary.to_string().lines() {
-        info!("{line}");
-    }
-    result
+    notifier.stopping(failure.as_ref());
+    let result = end(workers, (log, sensor_log), (&board, &mut state), (spans, events), failure.is_some()).await;
+    // What began it comes before what came of it, and some may have panicked as they ended.
+    failure.or_else(|| endings.try_recv().ok().flatten()).map_or(result, Err)
 }
 
 /// What takes privileges, or must be there before the daemon says that it runs.
@@ -253,6 +271,7 @@ struct Opened {
     state: PathBuf,
     control_socket: Result<Socket, SocketError>,
     metrics: Option<Listener>,
+    opener: Option<Arc<Opener>>,
     /// What outputs do not get to see.
     pseudonyms: Option<Arc<Pseudonyms>>,
 }
@@ -260,7 +279,7 @@ struct Opened {
 impl Opened {
     fn open(config: &Config, origin: &Origin) -> Result<Self, DaemonError> {
         let policy = load_policy(config, origin)?.policy;
-        let (sources, interfaces) = open_sources(config)?;
+        let (sources, interfaces, opener) = open_sources(config)?;
         let interrupts = config.capture.pin_interrupts.then(|| {
             let of_workers: Vec<_> = cores(config).into_iter().cycle().take(sources.len()).collect();
             pin_interrupts(Path::new("/"), &interfaces, &of_workers)
@@ -283,7 +302,7 @@ impl Opened {
         if pseudonyms.is_some() {
             info!(key = %key_file(config).display(), "home addresses that no approval names are hidden: pseudonyms stand for them");
         }
-        Ok(Self { policy, sources, interfaces, interrupts, folder, state, control_socket, metrics, pseudonyms })
+        Ok(Self { policy, sources, interfaces, interrupts, folder, state, control_socket, metrics, opener, pseudonyms })
     }
 }
 
@@ -319,7 +338,7 @@ fn start_workers(
     (sensor, names, policy): (&Arc<str>, &[Arc<str>], &Arc<Policy>),
     sources: Vec<Box<dyn Source>>,
     outbox: &Outbox,
-    ended: &mpsc::UnboundedSender<()>,
+    ended: &mpsc::UnboundedSender<Option<DaemonError>>,
 ) -> Result<Vec<Worker>, DaemonError> {
     let seed = RandomState::new().build_hasher().finish();
     let settings = Arc::new(config.audit_settings(Arc::clone(sensor), names.to_vec(), sources.len(), seed));
@@ -329,28 +348,12 @@ fn start_workers(
         let core = cores.get(id % cores.len().max(1)).copied();
         let ended = ended.clone();
         let tell = move || {
-            let _ = ended.send(());
+            let _ = ended.send(None);
         };
         Worker::spawn(id, core, source, auditor, outbox.clone(), tell)
             .map_err(|source| DaemonError::System { what: "start a worker thread", source })
     };
     sources.into_iter().enumerate().map(start).collect()
-}
-
-fn stop_workers(workers: Vec<Worker>) -> (Vec<Report>, Result<(), DaemonError>) {
-    for worker in &workers {
-        worker.tell(Command::Stop);
-    }
-    let (mut reports, mut result) = (Vec::new(), Ok(()));
-    for (id, worker) in workers.into_iter().enumerate() {
-        let (report, outcome) = tokio::task::block_in_place(|| worker.join());
-        reports.push(report);
-        if let Err(error) = outcome {
-            error!(worker = id, %error, "worker failed");
-            result = result.and(Err(DaemonError::Worker { id, error }));
-        }
-    }
-    (reports, result)
 }
 
 struct Signals {
@@ -428,8 +431,8 @@ fn cores(config: &Config) -> Vec<usize> {
     if config.capture.cores.is_empty() { allowed_cores() } else { config.capture.cores.clone() }
 }
 
-/// A source per worker, and the interfaces' names.
-fn open_sources(config: &Config) -> Result<(Vec<Box<dyn Source>>, Vec<String>), DaemonError> {
+/// A source per worker, the interfaces' names, and who opens those that are made anew.
+fn open_sources(config: &Config) -> Result<(Vec<Box<dyn Source>>, Vec<String>, Option<Arc<Opener>>), DaemonError> {
     let capture = &config.capture;
     let mut interfaces = capture.interfaces.clone();
     if interfaces.is_empty() {
@@ -452,9 +455,12 @@ fn open_sources(config: &Config) -> Result<(Vec<Box<dyn Source>>, Vec<String>), 
         fast_path: fast_path(config),
         opener: None,
     };
+    let mut opener = None;
     if config.sandbox.enabled && capture.backend == Backend::Ring {
         let what = "start the process that opens rings (sandbox.enabled = false needs none)";
-        settings.opener = Some(opener::start(&settings).map_err(|source| DaemonError::System { what, source })?);
+        let started = Opener::start(&settings).map_err(|source| DaemonError::System { what, source })?;
+        settings.opener = Some(Opener::rings(&started));
+        opener = Some(started);
     }
     let sources = match capture.backend {
         Backend::Ring => open_rings(&settings)?,
@@ -464,7 +470,7 @@ fn open_sources(config: &Config) -> Result<(Vec<Box<dyn Source>>, Vec<String>), 
         }
         Backend::Pnet => vec![open_pnet(&settings)?],
     };
-    Ok((sources, interfaces))
+    Ok((sources, interfaces, opener))
 }
 
 /// Whether settled flows are counted in the kernel.

@@ -4,22 +4,21 @@
 //! capability. The daemon, which parses what strangers send, has none any more; so it asks this process, which parses nothing. A
 //! request is the position of one of the names that it was started with, two octets; the answer is an error number, four octets,
 //! and with 0 the ring's socket beside it (`unix(7)`, `SCM_RIGHTS`): bound, so that a daemon in wrong hands gets no other
-//! interface. It ends when the daemon does.
+//! interface. It ends when the daemon does; and where it ends before, the daemon does, too, to be started anew with another.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::cmsg_space;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
-use tracing::error;
 
 use super::sandbox;
 use crate::capture::{CaptureError, LiveSettings, RingOpener, prepare};
@@ -28,56 +27,59 @@ use crate::capture::{CaptureError, LiveSettings, RingOpener, prepare};
 pub const COMMAND: &str = "open-rings";
 
 /// The daemon's end.
-struct Opener {
+pub(super) struct Opener {
     interfaces: Vec<String>,
     /// One request at a time: workers ask whenever they see that an interface is back.
     way: Mutex<OwnedFd>,
-    process: Child,
-    gone: AtomicBool,
-}
-
-/// Starts the process, with the capabilities that this one still has.
-pub(super) fn start(settings: &LiveSettings) -> io::Result<RingOpener> {
-    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    let mut command = Command::new("/proc/self/exe");
-    command.arg0("linewarden").arg(COMMAND);
-    let numbers = [
-        ("--snap-length", u128::from(settings.snap_length)),
-        ("--ring-octets", settings.ring_octets as u128),
-        ("--block-octets", settings.block_octets as u128),
-        ("--block-timeout", settings.block_timeout.as_millis()),
-    ];
-    for (name, number) in numbers {
-        command.arg(format!("{name}={number}"));
-    }
-    if settings.promiscuous {
-        command.arg("--promiscuous");
-    }
-    command.arg("--").args(&settings.interfaces);
-    // Not in the terminal's group: Ctrl-C is for the daemon, and this process ends after it.
-    let process = command.stdin(theirs).stdout(Stdio::null()).process_group(0).spawn()?;
-    let opener =
-        Opener { interfaces: settings.interfaces.clone(), way: Mutex::new(ours), process, gone: AtomicBool::default() };
-    Ok(RingOpener::new(move |name| opener.open(name)))
+    process: Mutex<Child>,
+    /// It had ended at the last look.
+    was_gone: AtomicBool,
 }
 
 impl Opener {
+    /// Starts the process, with the capabilities that this one still has.
+    pub(super) fn start(settings: &LiveSettings) -> io::Result<Arc<Self>> {
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("linewarden").arg(COMMAND);
+        let numbers = [
+            ("--snap-length", u128::from(settings.snap_length)),
+            ("--ring-octets", settings.ring_octets as u128),
+            ("--block-octets", settings.block_octets as u128),
+            ("--block-timeout", settings.block_timeout.as_millis()),
+        ];
+        for (name, number) in numbers {
+            command.arg(format!("{name}={number}"));
+        }
+        if settings.promiscuous {
+            command.arg("--promiscuous");
+        }
+        command.arg("--").args(&settings.interfaces);
+        // Not in the terminal's group: Ctrl-C is for the daemon, and this process ends after it.
+        let process = command.stdin(theirs).stdout(Stdio::null()).process_group(0).spawn()?;
+        let (way, process) = (Mutex::new(ours), Mutex::new(process));
+        Ok(Arc::new(Self { interfaces: settings.interfaces.clone(), way, process, was_gone: AtomicBool::default() }))
+    }
+
+    /// What workers ask by.
+    pub(super) fn rings(this: &Arc<Self>) -> RingOpener {
+        let this = Arc::clone(this);
+        RingOpener::new(move |name| this.open(name))
+    }
+
+    /// How the process has ended. That is told at the second look: who ends the daemon may have ended both by a signal, and ours
+    /// is to be heard first.
+    pub(super) fn ended(&self) -> Option<ExitStatus> {
+        let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        let status = process.try_wait().ok().flatten()?;
+        self.was_gone.swap(true, Ordering::Relaxed).then_some(status)
+    }
+
     fn open(&self, name: &str) -> io::Result<OwnedFd> {
         let position = self.interfaces.iter().position(|interface| interface == name);
         let position = position.and_then(|position| u16::try_from(position).ok()).ok_or(io::ErrorKind::NotFound)?;
         let way = self.way.lock().unwrap_or_else(PoisonError::into_inner);
-        let answer = ask(way.as_fd(), position);
-        if let Err(error) = &answer
-            && matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe)
-            && !self.gone.swap(true, Ordering::Relaxed)
-        {
-            let process = self.process.id();
-            error!(
-                process,
-                "the process that opens rings has ended: interfaces that are made anew are not captured before a restart"
-            );
-        }
-        answer
+        ask(way.as_fd(), position)
     }
 }
 
@@ -86,7 +88,7 @@ impl Drop for Opener {
         // A closed end is what it waits for.
         if let Ok((closed, _)) = std::os::unix::net::UnixStream::pair() {
             *self.way.get_mut().unwrap_or_else(PoisonError::into_inner) = closed.into();
-            let _ = self.process.wait();
+            let _ = self.process.get_mut().unwrap_or_else(PoisonError::into_inner).wait();
         }
     }
 }

@@ -10,6 +10,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use super::board::LogGauge;
 use super::state::{clock, now};
+use crate::fault;
 use crate::record::Record;
 use crate::sink::Sink;
 use crate::sink::pseudonym::Pseudonyms;
@@ -79,6 +80,7 @@ pub(super) async fn run_log(
     let mut tick = turns(interval);
     let opened = now();
     loop {
+        fault::point("log");
         tokio::select! {
             taken = records.recv_many(&mut batch, BATCH) => {
                 if taken == 0 {

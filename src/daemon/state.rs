@@ -12,6 +12,7 @@ use sd_notify::NotifyState;
 use serde::Serialize;
 use tracing::{error, info, warn};
 
+use super::DaemonError;
 use super::board::Board;
 use crate::capture::Summary;
 use crate::policy::Label;
@@ -169,8 +170,10 @@ impl Notifier {
         }
     }
 
-    pub(super) fn stopping(&self) {
-        send(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
+    /// Because of that, or because somebody wants it.
+    pub(super) fn stopping(&self, failure: Option<&DaemonError>) {
+        let status = failure.map_or_else(|| "stopping".to_owned(), |failure| format!("failed: {failure}"));
+        send(&[NotifyState::Stopping, NotifyState::Status(&status)]);
     }
 
     /// The watchdog hears of us only while every worker gets on.

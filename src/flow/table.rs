@@ -106,6 +106,8 @@ const FIN_REVERSE: u8 = 1 << 3;
 const CLOSED: u8 = 1 << 4;
 const OPENER_OTHER: u8 = 1 << 5;
 const OPENER_UNKNOWN: u8 = 1 << 6;
+/// Its latest packet is of a time that the clock has left.
+const LEFT: u8 = 1 << 7;
 
 /// A closed TCP flow waits this long for its last acknowledgments.
 pub const LINGER: Duration = Duration::from_secs(5);
@@ -449,6 +451,9 @@ impl<T: Tenant> FlowTable<T> {
     /// When a flow is over, if no packet comes.
     #[must_use]
     pub fn deadline(&self, flow: &Flow<T>) -> Timestamp {
+        if flow.state & LEFT != 0 {
+            return Timestamp::ZERO;
+        }
         flow.last + if flow.is_closed() { LINGER } else { self.idle_timeout }
     }
 
@@ -502,6 +507,14 @@ impl<T: Tenant> FlowTable<T> {
             }
         }
         self.cursor = self.cursor.max(now_second);
+    }
+
+    /// The clock was put back: flows whose latest packet came later than `horizon` are over, and time goes on from `now`.
+    pub fn rewind(&mut self, now: Timestamp, horizon: Timestamp) {
+        for flow in self.entries.iter_mut().filter(|flow| flow.last > horizon) {
+            flow.state |= LEFT;
+        }
+        self.leap(now.as_secs());
     }
 
     /// Puts every flow where it belongs as seen from `second`: over more than a turn, each bucket stands for several
@@ -715,6 +728,25 @@ mod tests {
     #[test]
     fn an_entry_is_two_cache_lines() {
         assert_eq!(size_of::<Flow<[u64; 2]>>(), 128);
+    }
+
+    #[test]
+    fn where_the_clock_is_put_back_what_is_of_later_is_over_and_nothing_else() {
+        let mut table = FlowTable::new(&settings(), 1);
+        let [old, near] = [(1, 90_000), (2, 1200)].map(|(number, at)| insert(&mut table, number, at, Held(None)));
+        assert_eq!(expired(&mut table, Timestamp::from_secs(90_001)), Some(near));
+        table.remove(near);
+        let near = insert(&mut table, 2, 1200, Held(None));
+        table.rewind(Timestamp::from_secs(1000), Timestamp::from_secs(1300));
+        // And forth again at once: what is new by then is not over.
+        let new = insert(&mut table, 3, 5000, Held(None));
+        assert_eq!(expired(&mut table, Timestamp::from_secs(1000)), None);
+        assert_eq!(expired(&mut table, Timestamp::from_secs(1001)), Some(old));
+        table.remove(old);
+        assert_eq!(expired(&mut table, Timestamp::from_secs(1300)), None);
+        assert_eq!(expired(&mut table, Timestamp::from_secs(1321)), Some(near));
+        table.remove(near);
+        assert_eq!(expired(&mut table, Timestamp::from_secs(5121)), Some(new));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use super::format::{begin, encode, end, is_finding};
 use super::{Losses, Sink, count_lines, identity};
 use crate::config::{Format, Only, OutputConfig};
+use crate::fault;
 use crate::record::Record;
 use crate::time::Timestamp;
 
@@ -159,6 +160,8 @@ struct Writer {
     file: Option<File>,
     /// Octets of the file.
     size: u64,
+    /// It is no pipe or device, which cannot be rotated.
+    is_regular: bool,
     /// Not written yet. The first line may be in the file in part.
     pending: BytesMut,
     is_torn: bool,
@@ -182,6 +185,7 @@ impl Writer {
             shared,
             file: None,
             size: 0,
+            is_regular: true,
             pending: BytesMut::new(),
             is_torn: false,
             failing: false,
@@ -195,6 +199,7 @@ impl Writer {
     fn run(&mut self, orders: &Receiver<Order>) {
         self.attempt();
         for order in orders {
+            fault::point("output");
             match order {
                 Order::Lines(lines, now) => {
                     self.now = self.now.max(now);
@@ -220,7 +225,7 @@ impl Writer {
     }
 
     fn take(&mut self, lines: BytesMut) {
-        let is_full = self.size > 0 && self.size + lines.len() as u64 > self.rotate_octets;
+        let is_full = self.is_regular && self.size > 0 && self.size + lines.len() as u64 > self.rotate_octets;
         if is_full && self.pending.is_empty() {
             self.rotate();
         }
@@ -275,8 +280,12 @@ impl Writer {
     }
 
     fn open(&mut self) -> io::Result<File> {
-        let mut file = OpenOptions::new().create(true).append(true).read(true).mode(0o640).open(&self.path)?;
-        self.size = file.metadata()?.len();
+        let mut how = OpenOptions::new();
+        // Where it is a pipe that nobody reads, nobody waits for it either.
+        how.create(true).append(true).read(true).mode(0o640).custom_flags(libc::O_NONBLOCK);
+        let mut file = how.open(&self.path)?;
+        let metadata = file.metadata()?;
+        (self.size, self.is_regular) = (metadata.len(), metadata.is_file());
         let mut text = BytesMut::new();
         if self.size > 0 && !ends_a_line(&mut file)? {
             // Of a run that was killed.
@@ -393,6 +402,21 @@ mod tests {
         output.write(&finding);
         output.close(NOW);
         assert_eq!(seqs(&fs::read_to_string(folder.path().join("a.json")).unwrap()), [2]);
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_reads_makes_nobody_wait_and_is_not_rotated() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.json");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let mut output = FileOutput::start(folder.path(), &config(Format::Ndjson, "a.json"), NOW).unwrap();
+        for seq in 1..=3000 {
+            output.write(&record(seq));
+        }
+        output.close(NOW);
+        // It holds 64 KiB, of two mebibytes.
+        assert!((2500..3000).contains(&lost(&output)), "{}", lost(&output));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]

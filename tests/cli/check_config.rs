@@ -39,6 +39,9 @@ fn check_config_says_what_is_in_force() {
             "mirror     vxlan from anybody to 2001:db8::/64, UDP port 4789: opened, and no finding",
         ],
     );
+    fs::write(folder.path().join("timeouts.toml"), "[flow]\nactive_timeout = \"1m\"\n").unwrap();
+    let with_timeouts = check(&["--config", "timeouts.toml", "--approvals", "approvals.d"]).expect(0);
+    assert_says(&with_timeouts.out, &["warning    flow.idle_timeout is longer than flow.active_timeout"]);
     let mut command = linewarden(["check-config"]);
     let nothing = done(&mut where_nothing_is_installed(command.current_dir(folder.path()))).expect(0);
     assert_says(&nothing.out, &["settings   built-in defaults: ok", "NO APPROVALS ARE IN FORCE"]);

@@ -47,6 +47,11 @@ impl Namespace {
         namespace
     }
 
+    /// As `ip netns` knows it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Makes the cable.
     pub fn plug_in(&self) {
         self.ip("link add wan0 type veth peer name far0");
@@ -196,9 +201,16 @@ impl Daemon {
     /// Waits for its end; gives the exit code.
     #[track_caller]
     pub fn ends(&mut self) -> i32 {
+        let code = self.ends_anyhow();
+        assert!(!self.said.iter().any(|line| line.contains("panicked")), "{:#?}", self.said);
+        code
+    }
+
+    /// The same where a test made one of its threads panic.
+    #[track_caller]
+    pub fn ends_anyhow(&mut self) -> i32 {
         let status = until("the daemon ends", || self.child.try_wait().unwrap());
         self.said.extend(self.lines.iter());
-        assert!(!self.said.iter().any(|line| line.contains("panicked")), "{:#?}", self.said);
         status.code().unwrap_or_else(|| panic!("ended by a signal: {status}"))
     }
 

@@ -51,7 +51,7 @@ const SECTIONS: [(&str, &[(&str, &str)]); 6] = [
         "SANDBOX",
         &[(
             "",
-            "Beside the sandbox of the service's unit the process makes one of its own (section sandbox of linewarden.toml(5)), however it was started: no thread has a capability; only the folders above can be reached, /etc/linewarden for reading; system calls that it does not make are refused with EPERM, and running a program, tracing, new namespaces, mounts and the like kill it, which the kernel's audit log tells. Nothing connects, no process is started, no other one is signalled. A second process, linewarden open-rings, keeps CAP_NET_RAW: it opens an interface that is made anew, and does nothing else. The log says on start what is in force.",
+            "Beside the sandbox of the service's unit the process makes one of its own (section sandbox of linewarden.toml(5)), however it was started: no thread has a capability; only the folders above can be reached, /etc/linewarden for reading; system calls that it does not make are refused with EPERM, and running a program, tracing, new namespaces, mounts and the like kill it, which the kernel's audit log tells. Nothing connects, no process is started, no other one is signalled. A second process, linewarden open-rings, keeps CAP_NET_RAW: it opens an interface that is made anew, and does nothing else; where it dies, the daemon ends to be started anew. The log says on start what is in force.",
         )],
     ),
     (

@@ -12,12 +12,13 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::{JoinSet, block_in_place};
 use tokio::time::timeout;
-use tracing::warn;
+use tracing::{info, warn};
 
 use self::protocol::{Answer, Body, Command, End, ErrorAnswer, ReloadAnswer, Request, RotateAnswer, VERSION};
 use super::board::Board;
 use super::socket::Socket;
 use super::state::clock;
+use crate::fault;
 use crate::sink::live::LiveFlow;
 
 /// What only the main loop can do.
@@ -54,11 +55,16 @@ pub(super) async fn serve(socket: Socket, board: Arc<Board>, asks: mpsc::Sender<
         }
     };
     let (lists, mut clients) = (Arc::new(Semaphore::new(LISTS)), JoinSet::new());
+    let mut is_refusing = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             Some(_) = clients.join_next() => continue,
         };
+        fault::point("ctl");
+        if accepted.is_ok() && std::mem::take(&mut is_refusing) {
+            info!("the control socket accepts again");
+        }
         match accepted {
             Ok((stream, _)) if clients.len() < CLIENTS => {
                 let client = Client { board: Arc::clone(&board), asks: asks.clone(), lists: Arc::clone(&lists) };
@@ -71,7 +77,9 @@ pub(super) async fn serve(socket: Socket, board: Arc<Board>, asks: mpsc::Sender<
                 let _ = stream.try_write(&line(busy));
             }
             Err(error) => {
-                warn!(%error, "the control socket accepts nobody");
+                if !std::mem::replace(&mut is_refusing, true) {
+                    warn!(%error, "the control socket accepts nobody");
+                }
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }

@@ -14,11 +14,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::{AbortHandle, JoinSet, block_in_place};
 use tokio::time::timeout;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::super::board::Board;
 use super::super::socket::{Socket, SocketError};
 use crate::config::{Listen, Owners};
+use crate::fault;
 
 /// Where metrics are read; made before there is a runtime.
 pub(in crate::daemon) enum Listener {
@@ -82,12 +83,16 @@ impl Listener {
                 return;
             }
         };
-        let (mut clients, mut oldest) = (JoinSet::new(), VecDeque::new());
+        let (mut clients, mut oldest, mut is_refusing) = (JoinSet::new(), VecDeque::new(), false);
         loop {
             tokio::select! {
                 Some(_) = clients.join_next() => oldest.retain(|client: &AbortHandle| !client.is_finished()),
                 accepted = open.accept() => match accepted {
                     Ok(stream) => {
+                        fault::point("metrics");
+                        if std::mem::take(&mut is_refusing) {
+                            info!("metrics can be read again");
+                        }
                         // An answer takes no time: who is still there is slow, and does not keep others out.
                         if oldest.len() >= CLIENTS
                             && let Some(client) = oldest.pop_front()
@@ -97,7 +102,9 @@ impl Listener {
                         oldest.push_back(clients.spawn(connection(stream, Arc::clone(&board))));
                     }
                     Err(error) => {
-                        warn!(%error, "nobody can connect to read metrics");
+                        if !std::mem::replace(&mut is_refusing, true) {
+                            warn!(%error, "nobody can connect to read metrics");
+                        }
                         tokio::time::sleep(Duration::from_secs(1)).await;
                     }
                 },

@@ -108,10 +108,7 @@ impl Base {
         } else if version != VERSION {
             return Err(BaseError::Version(version));
         }
-        let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-        if found != "ok" {
-            return Err(BaseError::Corrupt(found));
-        }
+        quick_check(&connection)?;
         // A reader waits for nobody and nobody for it; what a crash leaves is put in order by the next who opens it. A
         // power failure may take what was written last, and nothing else: the log has it.
         connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
@@ -158,6 +155,12 @@ impl Base {
         self.known = known;
         self.rows = self.connection.query_row("SELECT count(*) FROM lanes", [], |row| row.get(0))?;
         Ok(())
+    }
+
+    /// Whether the file is still whole, as it is on the disk and not as it is remembered.
+    pub(super) fn check(&self) -> Result<(), BaseError> {
+        self.connection.execute_batch("PRAGMA shrink_memory")?;
+        quick_check(&self.connection)
     }
 
     /// Whether the file is still the one of that name.
@@ -272,6 +275,11 @@ impl Base {
         // A reader that is still there keeps it as it is, which harms nobody.
         let _ = self.connection.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(()));
     }
+}
+
+fn quick_check(connection: &Connection) -> Result<(), BaseError> {
+    let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if found == "ok" { Ok(()) } else { Err(BaseError::Corrupt(found)) }
 }
 
 const ADD_TO_LANE: &str = "

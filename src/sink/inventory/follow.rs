@@ -18,6 +18,8 @@ use crate::time::Timestamp;
 const TURN: usize = 4 << 20;
 /// Age is looked at this often.
 const FORGET_SECONDS: u64 = 24 * 3600;
+/// The file is checked this often.
+const CHECK_SECONDS: u64 = 3600;
 /// Files that were set aside and stay.
 const ASIDE: usize = 2;
 /// A file that has to be set aside again and again is made anew no more.
@@ -52,6 +54,7 @@ pub(super) struct Follower {
     glancer: Glancer,
     is_current: bool,
     forgot: Timestamp,
+    checked: Timestamp,
     asides: u32,
 }
 
@@ -69,6 +72,7 @@ impl Follower {
             glancer: Glancer::default(),
             is_current: false,
             forgot: Timestamp::ZERO,
+            checked: Timestamp::ZERO,
             asides: 0,
         }
     }
@@ -136,7 +140,9 @@ impl Follower {
             }
             self.segment = None;
             self.base = Some(base);
+            self.checked = told.now;
         }
+        self.check(told)?;
         let more = self.take(told)?;
         self.forget(told.now)?;
         if let Some(base) = &self.base {
@@ -232,6 +238,19 @@ impl Follower {
         }
         self.is_before &= !ends;
         Ok(place < goal && octets >= TURN || ends)
+    }
+
+    /// Whether somebody else wrote to the file. What is held of it in memory would not show it for long.
+    fn check(&mut self, told: &Told) -> Result<(), Trouble> {
+        // Where the clock was put back, the hour begins anew.
+        self.checked = self.checked.min(told.now);
+        if (told.is_to_check || told.now.since(self.checked).as_secs() >= CHECK_SECONDS)
+            && let Some(base) = &self.base
+        {
+            base.check()?;
+            self.checked = told.now;
+        }
+        Ok(())
     }
 
     fn forget(&mut self, now: Timestamp) -> Result<(), Trouble> {

@@ -19,7 +19,8 @@
 //! inventory takes nothing from whom writes the log: it reads the log itself, behind it, on a thread of low priority, and
 //! notes in each transaction up to where it read. A start after a crash, a disk that was full, a file that is gone and the
 //! daily run are then all the same: it reads on from its place. A file that is damaged, or not of this log, is set aside as
-//! `inventory.sqlite.corrupt-TIME` and made anew from what is kept of the log.
+//! `inventory.sqlite.corrupt-TIME` and made anew from what is kept of the log; it is checked at the start, once an hour, and when
+//! the logs are opened anew.
 
 mod base;
 mod fold;
@@ -43,6 +44,7 @@ use self::fold::Batch;
 use self::follow::{Follower, Trouble};
 use super::Sink;
 use super::sealed::Position;
+use crate::fault;
 use crate::record::Record;
 use crate::time::Timestamp;
 
@@ -82,8 +84,19 @@ struct Told {
     now: Timestamp,
     /// The follower waits for more. It looks for it once a [`PAUSE`], and is not woken for each batch.
     is_awaited: bool,
+    /// Somebody wants to know whether the file is still whole.
+    is_to_check: bool,
     is_closing: bool,
     is_done: bool,
+}
+
+impl Told {
+    /// As it is; a wish is granted once.
+    fn take(&mut self) -> Self {
+        let told = self.clone();
+        self.is_to_check = false;
+        told
+    }
 }
 
 #[derive(Debug)]
@@ -114,7 +127,15 @@ impl Inventory {
     /// Starts its thread. `log` is where this run of the sensor begins: before it nothing goes on.
     pub fn spawn(settings: Settings, log: &Position<'_>, now: Timestamp) -> io::Result<(Self, Arc<Gauge>)> {
         let place = Place { segment: log.segment, octets: log.octets };
-        let told = Told { place, file: open(log.path), now, is_awaited: false, is_closing: false, is_done: false };
+        let told = Told {
+            place,
+            file: open(log.path),
+            now,
+            is_awaited: false,
+            is_to_check: false,
+            is_closing: false,
+            is_done: false,
+        };
         let shared = Arc::new(Shared { told: Mutex::new(told), changed: Condvar::new() });
         let gauge = Arc::new(Gauge { path: settings.state.join(FILE), ..Gauge::default() });
         let follower = Follower::new(settings, place, Arc::clone(&gauge));
@@ -149,6 +170,13 @@ impl Sink for Inventory {
         self.shared.told().now = now;
     }
 
+    /// Something was done to the log's files: is the inventory's still what it was?
+    fn reopen(&mut self, now: Timestamp) {
+        self.tick(now);
+        self.shared.told().is_to_check = true;
+        self.shared.changed.notify_all();
+    }
+
     fn close(&mut self, now: Timestamp) {
         self.tick(now);
         self.shared.told().is_closing = true;
@@ -167,9 +195,12 @@ fn open(path: &Path) -> Option<Arc<File>> {
 fn run(mut follower: Follower, shared: &Shared) {
     // Of this thread alone. Where it may not, it competes with the others.
     let _ = rustix::process::setpriority_process(None, LOWEST_PRIORITY);
-    let mut told = shared.told().clone();
+    let mut told = shared.told().take();
     loop {
-        while follower.turn(&told) {}
+        fault::point("inventory");
+        while follower.turn(&told) {
+            told.is_to_check = false;
+        }
         if told.is_closing {
             break;
         }
@@ -177,7 +208,9 @@ fn run(mut follower: Follower, shared: &Shared) {
         let before = told.place;
         shared.wait_while(if has_come { PAUSE } else { RETRY }, |told| !told.is_closing);
         shared.told().is_awaited = true;
-        told = shared.wait_while(LOOK, |told| has_come && told.place == before && !told.is_closing);
+        let is_nothing_new = |told: &Told| has_come && told.place == before && !told.is_to_check && !told.is_closing;
+        drop(shared.wait_while(LOOK, is_nothing_new));
+        told = shared.told().take();
     }
     follower.close();
     shared.told().is_done = true;

@@ -95,6 +95,7 @@ impl House {
         log.tick(now);
         let Position { segment, octets, path } = log.position();
         Told {
+            is_to_check: false,
             place: Place { segment, octets },
             file: open(path),
             now,

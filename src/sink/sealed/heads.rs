@@ -11,6 +11,7 @@ use super::key::PublicKey;
 use super::make_private;
 use super::seal::{Head, MAX_NUMBER};
 use super::segments::open_regular;
+use crate::sink::remove_if_there;
 
 /// So many are kept.
 const KEPT: usize = 64;
@@ -79,11 +80,13 @@ impl Heads {
             serde_json::to_writer(&mut text, head)?;
             text.push(b'\n');
         }
-        let mut file = match (File::create(&beside), self.path.parent()) {
+        // What is there may be somebody else's pipe, which would make us wait.
+        remove_if_there(&beside)?;
+        let mut file = match (File::create_new(&beside), self.path.parent()) {
             (Err(error), Some(folder)) if error.kind() == io::ErrorKind::NotFound => {
                 // Somebody took the folder away.
                 make_private(folder)?;
-                File::create(&beside)?
+                File::create_new(&beside)?
             }
             (created, _) => created?,
         };

@@ -20,6 +20,7 @@ use super::open_live;
 use super::retention::Closed;
 use super::seal::Head;
 use super::segments::{self, number_of, start_of};
+use crate::fault;
 use crate::sink::{archive, sync_folder};
 use crate::time::Timestamp;
 
@@ -172,6 +173,7 @@ struct Body {
 impl Body {
     fn run(mut self, receiver: &Receiver<Job>) {
         loop {
+            fault::point(format_args!("{}-keeper", self.measure.log));
             match receiver.recv_timeout(RETRY) {
                 Ok(job) => self.jobs.push_back(job),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -337,6 +339,7 @@ fn archive_all(segments: &Receiver<Archive>, measure: &Measure) {
     let _ = rustix::process::setpriority_process(None, LOWEST_PRIORITY);
     let mut waiting = VecDeque::new();
     for order in segments {
+        fault::point(format_args!("{}-archive", measure.log));
         match order {
             Archive::Segment(path) => waiting.push_back(path),
             Archive::Settle(answer) => {

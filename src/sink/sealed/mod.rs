@@ -446,7 +446,10 @@ impl SealedLog {
 
     fn try_flush(&mut self) -> io::Result<()> {
         while !self.pending.is_empty() {
-            let Some(file) = &self.file else { return Err(io::ErrorKind::NotFound.into()) };
+            // What goes into a file that is gone is nowhere.
+            let Some(file) = self.file.as_ref().filter(|_| !self.gone) else {
+                return Err(io::ErrorKind::NotFound.into());
+            };
             let limit = chunk(&self.pending);
             let taken = match file.as_ref().write(self.pending.get(self.torn..limit).unwrap_or_default()) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -568,7 +571,7 @@ impl SealedLog {
             }
             Err(error) => {
                 if !self.gone {
-                    warn!(path = %self.path.display(), %error, "the log cannot be opened anew");
+                    warn!(path = %self.path.display(), %error, "the log cannot be opened anew: where its folder was removed and the sandbox is on, that takes a restart");
                 }
                 (self.displaced, self.gone) = (true, true);
             }
@@ -606,7 +609,6 @@ impl Drop for SealedLog {
     }
 }
 
-/// Which file that is.
 /// Opens a file to append to, made if need be.
 fn open_live(path: &Path) -> io::Result<File> {
     open_regular(path, OpenOptions::new().create(true).append(true))

@@ -697,6 +697,17 @@ fn one_log_has_one_writer() {
     drop(open(&folder, &config(), at(1)));
 }
 
+#[test]
+fn a_pipe_in_the_place_of_new_heads_makes_nobody_wait() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(&folder, &config(), at(0));
+    let pipe = folder.path().join("state/l.heads.new");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    log.write(&record(1));
+    log.close(at(1));
+    assert!(!log.health().is_headless && !pipe.exists());
+}
+
 /// `/dev/full` refuses every write, as a full disk does.
 #[test]
 fn a_full_disk_is_counted_and_recovered_from() {
