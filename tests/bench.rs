@@ -135,7 +135,8 @@ fn live_nothing_is_left_when_it_is_interrupted() {
         let mut names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
         names.find(|name| name.trim() == "worker-0")
     });
-    let kill = format!("kill -s INT {}", child.0.id());
+    // Not INT, which a shell lets its background jobs ignore.
+    let kill = format!("kill -s TERM {}", child.0.id());
     assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
     let status = child.0.wait().unwrap();
     assert!(!status.success());

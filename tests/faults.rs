@@ -32,10 +32,12 @@ use common::pcap::frames;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Sockets lie elsewhere than the log: their folder is one that the sandbox lets it write to. Two workers; everything beside the log is on; all of it is on the disk at once, and signed every second.
+/// Sockets lie in a folder of their own, from which the sandbox lets the daemon only remove them. Two workers with small rings;
+/// everything beside the log is on; all of it is on the disk at once, and signed every second.
 const SETTINGS: &str = "[capture]
 interfaces = [\"wan0\"]
 workers = 2
+ring_octets = \"8MiB\"
 [control]
 socket = \"run/c.sock\"
 [metrics]

@@ -122,7 +122,8 @@ struct Lane {
     is_calm: bool,
 }
 
-/// Frames that are older than the latest by more than this are of a clock that was put back: no capture mixes them by as much.
+/// Frames that are older than the latest by more than this are of a clock that was put back; captures put
+/// one behind the other end the flows of the first.
 const STEP: Duration = Duration::from_mins(5);
 
 impl Lane {

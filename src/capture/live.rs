@@ -349,7 +349,11 @@ impl Port {
         let called = match index_of(&self.name) {
             Ok(index) if index != before => return true,
             Ok(_) => None,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => name_of(before),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match name_of(before) {
+                Some(name) => Some(name),
+                // It is gone.
+                None => return false,
+            },
             // Nobody can tell now.
             Err(_) => return false,
         };

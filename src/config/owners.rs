@@ -98,7 +98,13 @@ impl Owners {
     fn check_all(&self, path: &Path) -> Result<(), String> {
         let (Ok(real), Ok(found)) = (std::fs::canonicalize(path), std::fs::metadata(path)) else { return Ok(()) };
         self.check(path, &found)?;
-        self.check_above(&real).map_err(|what| format!("{} {what}", path.display()))
+        let above = |real: &Path| self.check_above(real).map_err(|what| format!("{} {what}", path.display()));
+        // Where a link lies, somebody could lay another.
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if let (Ok(folder), Some(name)) = (std::fs::canonicalize(folder), path.file_name()) {
+            above(&folder.join(name))?;
+        }
+        above(&real)
     }
 }
 
@@ -109,8 +115,8 @@ pub fn may_others_write(found: &Metadata) -> bool {
     mode & OTHERS != 0 || mode & GROUP != 0 && PRIVATE.get(&found.gid()) != Some(&found.uid())
 }
 
-/// Each group that one user alone is in, by `passwd(5)` and `group(5)`. Users and groups from elsewhere are not known, and so
-/// not alone.
+/// Each group that one user alone is in, by `passwd(5)` and `group(5)`. Members that LDAP or
+/// the like adds are not seen.
 fn private_groups(users: &str, groups: &str) -> HashMap<u32, u32> {
     let mut names = HashMap::new();
     let mut members: HashMap<u32, Vec<u32>> = HashMap::new();

@@ -58,7 +58,7 @@ impl Socket {
             return Err(SocketError::TooLong(path.to_owned()));
         }
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(system)?;
+            super::make_folder(folder).map_err(system)?;
             let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
             let real = std::fs::canonicalize(folder).map_err(system)?.join(path.file_name().unwrap_or_default());
             owners.check_above(&real).map_err(|what| SocketError::Folder(format!("{} {what}", path.display())))?;

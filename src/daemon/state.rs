@@ -173,6 +173,8 @@ impl Notifier {
     /// Because of that, or because somebody wants it.
     pub(super) fn stopping(&self, failure: Option<&DaemonError>) {
         let status = failure.map_or_else(|| "stopping".to_owned(), |failure| format!("failed: {failure}"));
+        // A line of its own would be another message.
+        let status = status.replace(char::is_control, " ");
         send(&[NotifyState::Stopping, NotifyState::Status(&status)]);
     }
 

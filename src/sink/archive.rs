@@ -126,7 +126,7 @@ fn line(to: &mut impl Write, value: &impl serde::Serialize) -> io::Result<()> {
 
 fn create(path: &Path, permissions: &Permissions) -> io::Result<BufWriter<File>> {
     let file = File::create(path)?;
-    // Others have no part in it, whatever the segment's mode is.
+    // Others do not write to it, whatever the segment's mode is.
     file.set_permissions(Permissions::from_mode(permissions.mode() & 0o775))?;
     Ok(BufWriter::new(file))
 }

@@ -40,7 +40,7 @@ impl Namespace {
         let namespace = Self { name: format!("lw-run-{}-{test}", std::process::id()) };
         ip(&["netns", "add", &namespace.name]);
         // No host here says anything by itself.
-        let quiet = "for each in all default; do echo 1 >/proc/sys/net/ipv6/conf/$each/disable_ipv6; done";
+        let quiet = "for file in /proc/sys/net/ipv6/conf/*/disable_ipv6; do [ ! -e $file ] || echo 1 >$file; done";
         assert!(namespace.command("sh").args(["-ec", quiet]).status().unwrap().success());
         namespace.ip("link set lo up");
         namespace.plug_in();

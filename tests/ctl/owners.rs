@@ -87,9 +87,11 @@ fn settings_and_approvals_that_others_could_have_written_are_refused() {
 fn anybody_may_check_what_is_his_own_or_roots() {
     let folder = folder(&[("s.toml", ""), ("approvals.d/a.toml", &approved())]);
     mode(folder.path(), 0o755);
+    // Where it was built others may not look.
+    fs::copy(LINEWARDEN, folder.path().join("linewarden")).unwrap();
     let as_user = |user: &str, sudo: &str| {
         let mut command = Command::new("setpriv");
-        command.args(["--reuid", user, "--regid", user, "--clear-groups", LINEWARDEN, "check-config"]);
+        command.args(["--reuid", user, "--regid", user, "--clear-groups", "./linewarden", "check-config"]);
         command.args(["--config", "s.toml", "--approvals", "approvals.d"]).env("SUDO_UID", sudo);
         done(command.current_dir(folder.path()).stdin(Stdio::null()))
     };

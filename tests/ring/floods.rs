@@ -133,6 +133,8 @@ workers = 2
 [flow]
 memory_octets = TABLE
 idle_timeout = \"IDLE\"
+[records]
+queue = 4096
 [control]
 socket = \"c.sock\"
 ";
@@ -141,7 +143,7 @@ const MIB: f64 = 1_048_576.0;
 const ANSWER: Duration = Duration::from_secs(1);
 const WATCHDOG: Duration = Duration::from_secs(30);
 /// Records that wait for the disk, `records.queue`, each with evidence; what the log, its inventory and the allocator take.
-const OTHER_OCTETS: u64 = 65_536 * 1024 + (48 << 20);
+const OTHER_OCTETS: u64 = 4096 * 1024 + (32 << 20);
 
 /// A daemon under a flood.
 struct Victim<'a> {

@@ -124,7 +124,7 @@ fn tries(folder: &Path, elsewhere: &Path) -> Vec<Try> {
     on("signal a thread", libc::SYS_tgkill, vec![own.into(), own.into(), 0.into()], EPERM, true);
     on("hold a process", libc::SYS_pidfd_open, vec![own.into(), 0.into()], EPERM, true);
     on("limit a process", libc::SYS_prlimit64, vec![own.into(), 0.into(), 0.into(), 0.into()], EPERM, true);
-    on("slow a process down", libc::SYS_setpriority, vec![0.into(), own.into(), 10.into()], EPERM, true);
+    on("slow a process down", libc::SYS_setpriority, vec![0.into(), own.into(), 0.into()], EPERM, true);
     on("slow a user down", libc::SYS_setpriority, vec![2.into(), 0.into(), 0.into()], EPERM, false);
     let core = vec![own.into(), 8.into(), vec![0xff; 8].into()];
     on("move a process", libc::SYS_sched_setaffinity, core, EPERM, true);
