@@ -6,6 +6,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use common::pcap::udp;
 use common::{OwnedFrame, assert_nothing_lost, audit, capture_folders, ends, name, pinning, policy, read, settings};
 use linewarden::audit::{AuditSettings, Auditor, OtherRecords};
 use linewarden::record::{Kind, Record};
@@ -153,6 +154,44 @@ fn a_memory_bound_loses_no_packet() {
     let (records, counters) = audit(tight, policy(Vec::new()), &frames);
     assert_nothing_lost(&records, &counters, "tight memory");
     assert!(counters.evicted.iter().sum::<u64>() > 0, "the bound was never reached");
+}
+
+/// Flows that are open already take notes later, and new approvals make notes of all: the bound holds then as well.
+#[test]
+fn memory_stays_within_its_bound_whenever_flows_grow() {
+    const BOUND: usize = 1 << 20;
+    let mut tight = settings();
+    tight.flow.memory_octets = BOUND;
+    let mut auditor = Auditor::new(Arc::new(tight), policy(Vec::new()));
+    let mut records = Vec::new();
+    let to = ([198, 51, 100, 2].into(), 51_820);
+    let initiation = [&[1, 0, 0, 0][..], &[0x5a; 144]].concat();
+    let round = |second: u64, payload: &[u8]| -> Vec<OwnedFrame> {
+        let frame = |number: u16| {
+            let [high, low] = number.to_be_bytes();
+            let at = 1_700_000_000_000_000_000 + second * 1_000_000_000 + u64::from(number);
+            udp(at, ([10, 0, high, low].into(), 40_000), to, payload)
+        };
+        (0..3000).map(frame).collect()
+    };
+    let mut most = 0;
+    let mut observe = |auditor: &mut Auditor, frames: Vec<OwnedFrame>| {
+        for batch in borrow(&frames).chunks(64) {
+            auditor.observe(batch, &mut |record| records.push(record));
+            most = auditor.counters().table_octets.max(most);
+        }
+    };
+    observe(&mut auditor, round(0, &[0; 2]));
+    assert_eq!(auditor.counters().evicted.iter().sum::<u64>(), 0, "plain flows have room");
+    observe(&mut auditor, round(1, &initiation));
+    assert!(auditor.counters().evicted.iter().sum::<u64>() > 0, "notes have not");
+    observe(&mut auditor, round(2, &[0; 2]));
+    let approved = policy(vec![common::approval("all", &["198.51.100.0/24"])]);
+    auditor.set_policy(approved, &mut |record| records.push(record));
+    most = auditor.counters().table_octets.max(most);
+    assert!(most <= BOUND as u64, "{most} octets");
+    auditor.finish(&mut |record| records.push(record));
+    assert_nothing_lost(&records, &auditor.counters(), "growing flows");
 }
 
 proptest! {

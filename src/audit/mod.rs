@@ -29,7 +29,7 @@ use crate::detect::{
 };
 use crate::flow::{
     Datagram, Direction, EndReason, Flow, FlowIndex, FlowKey, FlowSettings, FlowTable, Fragments, LINGER, Opener,
-    Orphan, Sender,
+    Orphan, Pressure, Sender,
 };
 use crate::policy::{Label, Policy, Reason, Verdict};
 use crate::record::{Kind, Record};
@@ -292,6 +292,7 @@ impl Auditor {
         let direction = flow.direction(lane.name.sender);
         let at = frame.at.as_nanos();
         let is_routine = !flow.is_closed()
+            && !flow.is_left()
             && !flow.tenant.marks.has(Marks::OPENED)
             && at.saturating_sub(flow.last.as_nanos()) <= idle
             && at.saturating_sub(flow.first.as_nanos()) < active
@@ -343,6 +344,7 @@ impl Auditor {
             self.judge(index, now, emit);
             // Keys may be pinned now, or no more.
             self.settle(index);
+            self.make_room(FlowTable::tenants_pressure, now, emit);
         }
     }
 
@@ -479,6 +481,10 @@ impl Auditor {
         if is_opened && depth < self.settings.decapsulation.depth {
             self.look_inside(packet, index, depth, emit);
         }
+        // Flows that are there take notes as well.
+        if is_wanted || judged {
+            self.make_room(FlowTable::tenants_pressure, packet.at, emit);
+        }
     }
 
     /// Writes into a flow's file, which is made if there is none.
@@ -546,20 +552,7 @@ impl Auditor {
                 return (index, false);
             }
         }
-        while let Some(pressure) = self.table.pressure()
-            && let Some(oldest) = self.table.oldest(pressure)
-        {
-            // One whose time is up may not have been swept yet.
-            let is_over =
-                |flow: &&Flow<Case>| self.table.deadline(flow) < at && !flow.tenant.marks.has(Marks::ELSEWHERE);
-            let over = self.table.flow(oldest).filter(is_over).map(over_reason);
-            if let Some(flow) = self.end(oldest, over.unwrap_or(EndReason::LackOfResources), emit)
-                && over.is_none()
-                && let Some(count) = self.counters.evicted.get_mut(crate::flow::Tenant::rank(&flow.tenant) as usize)
-            {
-                *count += 1;
-            }
-        }
+        self.make_room(FlowTable::pressure, at, emit);
         self.counters.flows += 1;
         self.counters.inside.flows += u64::from(key.is_inside());
         let mut tenant = Case { due: seconds(self.first_update(at)), ..Case::default() };
@@ -587,6 +580,29 @@ impl Auditor {
             self.settle(index);
         }
         (index, is_new)
+    }
+
+    /// Ends the oldest flows until nothing presses any more.
+    fn make_room(
+        &mut self,
+        pressure: impl Fn(&FlowTable<Case>) -> Option<Pressure>,
+        at: Timestamp,
+        emit: &mut impl FnMut(Record),
+    ) {
+        while let Some(pressure) = pressure(&self.table)
+            && let Some(oldest) = self.table.oldest(pressure)
+        {
+            // One whose time is up may not have been swept yet.
+            let is_over =
+                |flow: &&Flow<Case>| self.table.deadline(flow) < at && !flow.tenant.marks.has(Marks::ELSEWHERE);
+            let over = self.table.flow(oldest).filter(is_over).map(over_reason);
+            if let Some(flow) = self.end(oldest, over.unwrap_or(EndReason::LackOfResources), emit)
+                && over.is_none()
+                && let Some(count) = self.counters.evicted.get_mut(crate::flow::Tenant::rank(&flow.tenant) as usize)
+            {
+                *count += 1;
+            }
+        }
     }
 
     /// Gives later fragments whose first one came too late or never to a flow.

@@ -118,6 +118,10 @@ struct Pending {
 /// Frames handed over together.
 const BATCH: usize = 64;
 const BUFFER: usize = 1 << 17;
+/// Characters kept of an interface's name.
+const MOST_NAME: usize = 255;
+/// Octets kept of a frame: an IP packet of the greatest length behind what a link may put before it.
+const MOST_KEPT: usize = 65_535 + 1024;
 /// The largest packet or block that is read; tcpdump's own bound is 256 KiB a packet.
 const MAX_BUFFER: usize = 32 << 20;
 
@@ -282,7 +286,7 @@ impl CaptureFile {
                     match self.sections.read(&block) {
                         Content::Packet(pending, data) => {
                             let start = self.arena.len();
-                            self.arena.extend_from_slice(data);
+                            self.arena.extend_from_slice(data.get(..MOST_KEPT).unwrap_or(data));
                             let interface = self.first_interface.saturating_add(pending.interface);
                             let wire_len = pending.wire_len.max(data.len() as u32);
                             self.batch.push(Pending { start, end: self.arena.len(), interface, wire_len, ..pending });
@@ -380,7 +384,7 @@ impl Sections {
                     return Content::Damaged("more than 65,535 interfaces");
                 }
                 let name = match interface.if_name() {
-                    Some(Ok(name)) if !name.is_empty() => name.into(),
+                    Some(Ok(name)) if !name.is_empty() => name.chars().take(MOST_NAME).collect::<String>().into(),
                     _ => Arc::clone(&self.file_name),
                 };
                 if self.interfaces.is_empty() {

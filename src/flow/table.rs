@@ -122,6 +122,12 @@ impl<T> Flow<T> {
         &self.key
     }
 
+    /// Whether it is of a time that the clock has left.
+    #[must_use]
+    pub const fn is_left(&self) -> bool {
+        self.state & LEFT != 0
+    }
+
     /// Which endpoint sent the first packet.
     #[must_use]
     pub const fn first_sender(&self) -> Sender {
@@ -451,7 +457,7 @@ impl<T: Tenant> FlowTable<T> {
     /// When a flow is over, if no packet comes.
     #[must_use]
     pub fn deadline(&self, flow: &Flow<T>) -> Timestamp {
-        if flow.state & LEFT != 0 {
+        if flow.is_left() {
             return Timestamp::ZERO;
         }
         flow.last + if flow.is_closed() { LINGER } else { self.idle_timeout }
@@ -533,11 +539,15 @@ impl<T: Tenant> FlowTable<T> {
     pub fn pressure(&self) -> Option<Pressure> {
         if self.free == NIL && self.entries.len() >= self.max_entries {
             Some(Pressure::Entries)
-        } else if self.tenants_octets > self.max_tenants_octets {
-            Some(Pressure::Tenants)
         } else {
-            None
+            self.tenants_pressure()
         }
+    }
+
+    /// Whether what tenants hold has grown beyond its bound.
+    #[must_use]
+    pub fn tenants_pressure(&self) -> Option<Pressure> {
+        (self.tenants_octets > self.max_tenants_octets).then_some(Pressure::Tenants)
     }
 
     /// The oldest of the flows that are to go first; the caller removes it. Of tunnels idle equally long, to a second, the first

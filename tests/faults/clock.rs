@@ -80,11 +80,11 @@ fn a_clock_that_is_set_a_day_forth_and_back_is_told_and_flows_and_log_go_on() {
     for entry in fs::read_dir(house.log()).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap();
-        let octets = fs::read(&path).unwrap();
         if name.starts_with("sensor") && name.ends_with(".ndjson") {
-            text.push_str(str::from_utf8(&octets).unwrap());
+            text.push_str(&fs::read_to_string(&path).unwrap());
         } else if name.starts_with("sensor") && name.ends_with(".ndjson.zst") {
-            text.push_str(str::from_utf8(&zstd::decode_all(&*octets).unwrap()).unwrap());
+            let octets = zstd::decode_all(&*fs::read(&path).unwrap()).unwrap();
+            text.push_str(str::from_utf8(&octets).unwrap());
         }
     }
     let steps = text.lines().filter(|line| line.contains("\"kind\":\"clock_step\"")).count();

@@ -52,6 +52,7 @@ pub(super) struct Feed<'a> {
     latest: Timestamp,
     starts: bool,
     idle_timeout: std::time::Duration,
+    snap_length: usize,
 }
 
 enum Target<'a> {
@@ -109,6 +110,7 @@ impl Lanes<'_> {
             latest: Timestamp::ZERO,
             starts: false,
             idle_timeout: self.config.flow.idle_timeout,
+            snap_length: self.config.capture.snap_length as usize,
         }
     }
 
@@ -162,7 +164,7 @@ impl Feed<'_> {
                 let workers = lanes.len() as u32;
                 for frame in frames {
                     let Some((batch, sender)) = lanes.get_mut((pair_hash(frame) % workers) as usize) else { continue };
-                    batch.push(frame);
+                    batch.push(frame, self.snap_length);
                     if batch.frames.len() >= BATCH {
                         let _ = sender.send(Order::Frames(std::mem::take(batch)));
                     }
@@ -226,9 +228,10 @@ impl Lane<'_> {
 }
 
 impl Batch {
-    fn push(&mut self, frame: &Frame<'_>) {
+    /// Takes what will be looked at of a frame.
+    fn push(&mut self, frame: &Frame<'_>, snap_length: usize) {
         let start = self.octets.len();
-        self.octets.extend_from_slice(frame.data);
+        self.octets.extend_from_slice(frame.data.get(..snap_length).unwrap_or(frame.data));
         self.frames.push((Frame { data: &[], ..*frame }, start, self.octets.len()));
     }
 

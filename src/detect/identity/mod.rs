@@ -247,6 +247,8 @@ impl Keyring {
 
 /// Keys tried for handshakes of addresses whose approvals pin some, in one second of packet time and by one worker.
 const TRIALS: u32 = 20_000;
+/// A second so much earlier than the latest is of a clock that was put back.
+const PUT_BACK: u64 = 300;
 
 /// What handshakes may cost, and what they did.
 #[derive(Clone, Debug, Default)]
@@ -364,7 +366,8 @@ impl Checks {
     }
 
     fn ask(&mut self, message: &Message<'_>, keyring: &Keyring, at: Timestamp, is_watched: bool) -> Answer {
-        if self.second != at.as_secs() {
+        // A second that comes again has no trials of its own, unless the clock was put back for good.
+        if self.second < at.as_secs() || self.second - at.as_secs() > PUT_BACK {
             (self.second, self.left) = (at.as_secs(), [TRIALS; 2]);
         }
         let all = keyring.of(message.protocol());
