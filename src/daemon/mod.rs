@@ -139,6 +139,8 @@ pub fn run(config: &Config, origin: &Origin) -> Result<(), DaemonError> {
     // Its threads, and those that they start, inherit all that.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        // One comes for each task that waits for the disk while others do; by turns they would keep each other alive.
+        .thread_keep_alive(std::time::Duration::from_secs(1))
         .thread_name("control")
         .enable_all()
         .build()
