@@ -57,7 +57,7 @@ pub use pnet_channel::open_pnet;
 pub use ring::{advise_huge_pages, allowed_cores, pin, prepare};
 pub use send::Sender;
 pub use summary::{Summary, Total, TunnelTotal};
-pub use worker::{Command, Outbox, Report, Status, Worker, WorkerError};
+pub use worker::{Command, Outbox, Report, Status, Worker, WorkerError, panic_message};
 pub use xdp::{XdpSettings, open_xdp};
 
 use std::time::Duration;

@@ -176,7 +176,7 @@ impl Worker {
             result.unwrap_or_else(|panic| {
                 // What it knows of its flows is worth writing, if that does not panic as well.
                 let _ = catch_unwind(AssertUnwindSafe(|| body.export()));
-                Err(WorkerError::Panic(message(panic.as_ref())))
+                Err(WorkerError::Panic(panic_message(panic.as_ref())))
             })
         };
         let thread = std::thread::Builder::new().name(format!("worker-{id}")).spawn(run)?;
@@ -196,12 +196,14 @@ impl Worker {
 
     /// Waits for its end.
     pub fn join(self) -> (Report, Result<(), WorkerError>) {
-        let result = self.thread.join().unwrap_or_else(|panic| Err(WorkerError::Panic(message(panic.as_ref()))));
+        let result = self.thread.join().unwrap_or_else(|panic| Err(WorkerError::Panic(panic_message(panic.as_ref()))));
         (self.status.report(), result)
     }
 }
 
-fn message(panic: &(dyn Any + Send)) -> String {
+/// What a panic said.
+#[must_use]
+pub fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("no message").to_owned()
 }

@@ -1,7 +1,6 @@
 //! Turns a panic of any thread into the end of the daemon, in order and said: a part that died in silence would leave a sensor
 //! that looks alive and is blind. What is left writes what it knows, and the service manager starts it anew.
 
-use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook};
@@ -13,6 +12,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::error;
 
 use super::DaemonError;
+use crate::capture::panic_message;
 
 /// A thread that panicked.
 #[derive(Clone, Debug)]
@@ -47,13 +47,8 @@ fn describe(info: &PanicHookInfo<'_>) -> Panic {
     Panic {
         thread: thread::current().name().unwrap_or("without a name").to_owned(),
         place: info.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string),
-        message: message(info.payload()),
+        message: panic_message(info.payload()),
     }
-}
-
-fn message(payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("no message").to_owned()
 }
 
 /// Runs to its end, or to its panic, of which [`watch`] has told.

@@ -173,13 +173,25 @@ pub fn verdicts(records: Vec<Value>) -> BTreeMap<String, Value> {
         .collect()
 }
 
+/// A count of a summary.
+#[track_caller]
+pub fn number(summary: &Value, name: &str) -> u64 {
+    summary[name].as_u64().unwrap_or_else(|| panic!("no number {name}: {summary}"))
+}
+
+/// `packets = classified + undecodable + dropped`.
+#[track_caller]
+pub fn assert_packets_add_up(summary: &Value) {
+    let undecodable = summary["undecodable"].as_object().unwrap().values().map(|count| count.as_u64().unwrap());
+    let accounted = number(summary, "classified") + undecodable.sum::<u64>() + number(summary, "dropped_kernel");
+    assert_eq!(number(summary, "packets"), accounted, "{summary}");
+}
+
 /// `packets = classified + undecodable + dropped`, and the sum of the flows' last records is what was classified.
 #[track_caller]
 pub fn assert_adds_up(summary: &Value, records: &[Value]) {
-    let number = |name: &str| summary[name].as_u64().unwrap_or_else(|| panic!("no number {name}: {summary}"));
-    let undecodable: u64 =
-        summary["undecodable"].as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum();
-    assert_eq!(number("packets"), number("classified") + undecodable + number("dropped_kernel"), "{summary}");
+    let number = |name: &str| number(summary, name);
+    assert_packets_add_up(summary);
     let octets = number("classified_octets") + number("mirror_octets") + number("undecodable_octets");
     assert_eq!(number("octets"), octets, "{summary}");
     let sum_where = |is_inside: bool, names: [&str; 2]| -> u64 {

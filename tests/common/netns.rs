@@ -188,6 +188,13 @@ impl Daemon {
         self.child.id()
     }
 
+    /// Memory by a line of `/proc/PID/status`, octets.
+    pub fn memory(&self, line: &str) -> u64 {
+        let said = std::fs::read_to_string(format!("/proc/{}/status", self.process())).unwrap();
+        let found = said.lines().find_map(|said| said.strip_prefix(line)?.strip_prefix(':')).unwrap();
+        found.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
     pub fn signal(&self, name: &str) {
         let kill = format!("kill -s {name} {}", self.child.id());
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());

@@ -10,7 +10,7 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{Scope, ScopedJoinHandle, sleep};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use linewarden::capture::{Sender, synthetic};
@@ -19,7 +19,9 @@ use linewarden::wire::{InterfaceId, LinkType};
 use serde_json::Value;
 
 use crate::common::OwnedFrame;
-use crate::common::command::{LINEWARDEN, assert_valid, done, folder, linewarden, of_kind};
+use crate::common::command::{
+    LINEWARDEN, assert_packets_add_up, assert_valid, done, folder, linewarden, number, of_kind,
+};
 use crate::common::netns::Daemon;
 use crate::common::pcap::frames;
 use crate::frames::{Pair, TCP, UDP, ethernet, fragments, ip, udp};
@@ -229,12 +231,6 @@ impl<'a> Victim<'a> {
         last
     }
 
-    fn memory(&self, what: &str) -> u64 {
-        let said = fs::read_to_string(format!("/proc/{}/status", self.daemon.process())).unwrap();
-        let line = said.lines().find_map(|line| line.strip_prefix(what)).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
-    }
-
     /// Processor time of the workers, nanoseconds (proc(5), `schedstat`).
     fn worker_nanoseconds(&self) -> u64 {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.daemon.process())).unwrap();
@@ -266,18 +262,20 @@ impl<'a> Victim<'a> {
     fn flood(&mut self, flood: Flood, packets: u64) -> Outcome {
         // proc(5): the peak begins anew.
         fs::write(format!("/proc/{}/clear_refs", self.daemon.process()), "5").unwrap();
-        let before = self.memory("VmRSS:");
+        let before = self.daemon.memory("VmRSS");
         let socket = self.folder.join("c.sock");
+        let notify = UnixDatagram::bind(self.folder.join("notify")).unwrap();
+        notify.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         let over = AtomicBool::new(false);
         let (slowest_answer, longest_silence) = std::thread::scope(|scope| {
-            let asking = slowest_answer(scope, &socket, &over);
-            let listening = longest_silence(scope, self.folder, &over);
+            let asking = scope.spawn(|| slowest_answer(&socket, &over));
+            let listening = scope.spawn(|| longest_silence(&notify, &over));
             self.send(flood, packets);
             self.settle();
             over.store(true, Ordering::Relaxed);
             (asking.join().unwrap(), listening.join().unwrap())
         });
-        Outcome { peak: self.memory("VmHWM:"), before, slowest_answer, longest_silence, status: self.status() }
+        Outcome { peak: self.daemon.memory("VmHWM"), before, slowest_answer, longest_silence, status: self.status() }
     }
 }
 
@@ -302,47 +300,30 @@ fn status(socket: &Path) -> Value {
 }
 
 #[expect(clippy::disallowed_methods, reason = "it measures how long an answer takes")]
-fn slowest_answer<'scope>(
-    scope: &'scope Scope<'scope, '_>,
-    socket: &Path,
-    over: &'scope AtomicBool,
-) -> ScopedJoinHandle<'scope, Duration> {
-    let socket = socket.to_owned();
-    scope.spawn(move || {
-        let mut slowest = Duration::ZERO;
-        while !over.load(Ordering::Relaxed) {
-            let asked = Instant::now();
-            assert!(status(&socket)["interfaces"].is_array());
-            slowest = slowest.max(asked.elapsed());
-            sleep(Duration::from_millis(20));
-        }
-        slowest
-    })
+fn slowest_answer(socket: &Path, over: &AtomicBool) -> Duration {
+    let mut slowest = Duration::ZERO;
+    while !over.load(Ordering::Relaxed) {
+        let asked = Instant::now();
+        assert!(status(socket)["interfaces"].is_array());
+        slowest = slowest.max(asked.elapsed());
+        sleep(Duration::from_millis(20));
+    }
+    slowest
 }
 
 /// Between two signs of life that the service manager hears.
 #[expect(clippy::disallowed_methods, reason = "it measures how long nothing is heard")]
-fn longest_silence<'scope>(
-    scope: &'scope Scope<'scope, '_>,
-    folder: &Path,
-    over: &'scope AtomicBool,
-) -> ScopedJoinHandle<'scope, Duration> {
-    let path = folder.join("notify");
-    let _ = fs::remove_file(&path);
-    let socket = UnixDatagram::bind(&path).unwrap();
-    socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-    scope.spawn(move || {
-        let (mut longest, mut heard, mut message) = (Duration::ZERO, Instant::now(), [0; 4096]);
-        while !over.load(Ordering::Relaxed) {
-            if let Ok(len) = socket.recv(&mut message)
-                && message[..len].starts_with(b"WATCHDOG=1")
-            {
-                heard = Instant::now();
-            }
-            longest = longest.max(heard.elapsed());
+fn longest_silence(socket: &UnixDatagram, over: &AtomicBool) -> Duration {
+    let (mut longest, mut heard, mut message) = (Duration::ZERO, Instant::now(), [0; 4096]);
+    while !over.load(Ordering::Relaxed) {
+        if let Ok(len) = socket.recv(&mut message)
+            && message[..len].starts_with(b"WATCHDOG=1")
+        {
+            heard = Instant::now();
         }
-        longest
-    })
+        longest = longest.max(heard.elapsed());
+    }
+    longest
 }
 
 /// One daemon for each flood.
@@ -387,11 +368,9 @@ fn floods(size: &Size) {
         victim.daemon.signal("TERM");
         assert_eq!(victim.daemon.ends(), 0, "{}", victim.daemon.said.join("\n"));
         let summary = victim.daemon.summary();
-        let number = |name: &str| summary[name].as_u64().unwrap_or_else(|| panic!("no {name}: {summary}"));
-        let undecodable: u64 =
-            summary["undecodable"].as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum();
-        let accounted = number("classified") + undecodable + number("dropped_kernel");
-        assert_eq!([number("packets"), accounted], [counted("near", "rx_packets"); 2], "{}: {summary}", flood.0);
+        let number = |name| number(&summary, name);
+        assert_packets_add_up(&summary);
+        assert_eq!(number("packets"), counted("near", "rx_packets"), "{}: {summary}", flood.0);
         check_tunnel(&victim, &known, number("dropped_kernel"), flood.0);
         println!(
             "{:<28} {:>9} {:>8} {:>8} {:>8} {:>9} {:>+8.1} {:>9.1} {:>6}ms {:>7}ms {:>6}",
