@@ -139,14 +139,17 @@ pub fn run(config: &Config, origin: &Origin) -> Result<(), DaemonError> {
     // Its threads, and those that they start, inherit all that.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        // One comes for each task that waits for the disk while others do; by turns they would keep each other alive.
-        .thread_keep_alive(std::time::Duration::from_secs(1))
+        .max_blocking_threads(BLOCKING_THREADS)
         .thread_name("control")
         .enable_all()
         .build()
         .map_err(system("start the control plane"))?;
     runtime.block_on(serve(config, origin, signals, opened))
 }
+
+/// At most so many tasks wait for the disk while others go on. More than wait at once but for a moment (two logs, the state, a
+/// reload, and those who ask); woken by turns, threads never idle long enough to end, so that a chance peak stays.
+const BLOCKING_THREADS: usize = 8;
 
 /// The summary's.
 pub const SUMMARY_FILE: &str = "summary.json";
