@@ -348,9 +348,9 @@ impl Auditor {
         }
     }
 
-    /// Takes the names of interfaces, where a capture file tells them on the way only.
+    /// Takes the names of more interfaces, where a capture file tells them on the way only.
     pub fn name_interfaces(&mut self, names: &[Arc<str>]) {
-        Arc::make_mut(&mut self.settings).interfaces = names.to_vec();
+        Arc::make_mut(&mut self.settings).interfaces.extend_from_slice(names);
     }
 
     /// Addresses of the memory that flows will take: whoever knows the system may give it advice.

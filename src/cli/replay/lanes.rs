@@ -131,17 +131,16 @@ impl Feed<'_> {
         &self.names
     }
 
-    /// Takes the names of the present file's interfaces, as far as they are known.
+    /// Takes the names of the present file's interfaces, as far as they are known: more may come, none changes.
     pub(super) fn name(&mut self, names: &[Arc<str>]) {
-        if self.names.len() - self.first_of_file == names.len() {
+        let more = names.get(self.names.len() - self.first_of_file..).unwrap_or_default();
+        if more.is_empty() {
             return;
         }
-        self.names.truncate(self.first_of_file);
         let given = |name: &Arc<str>| self.interface.map_or_else(|| Arc::clone(name), Into::into);
-        let given_names: Vec<_> = names.iter().map(given).collect();
-        self.names.extend(given_names);
-        let names = self.names.clone();
-        self.tell(|| Order::Names(names.clone()));
+        let more: Vec<_> = more.iter().map(given).collect();
+        self.names.extend_from_slice(&more);
+        self.tell(|| Order::Names(more.clone()));
     }
 
     /// The next file's interfaces come behind those of this one.
@@ -203,7 +202,7 @@ impl Lane<'_> {
             Order::Frames(batch) => self.auditor.observe(&batch.borrow(), &mut |record| (self.take)(record)),
             Order::Names(names) => {
                 self.auditor.name_interfaces(&names);
-                self.names = names;
+                self.names.extend(names);
             }
             Order::Restart => {
                 let mut fresh = Auditor::new(Arc::clone(&self.settings), Arc::clone(&self.policy));
