@@ -194,6 +194,31 @@ fn memory_stays_within_its_bound_whenever_flows_grow() {
     assert_nothing_lost(&records, &auditor.counters(), "growing flows");
 }
 
+/// Each step back takes a look at every flow: where there are many, a clock that leaps back and forth is not believed each time.
+#[test]
+fn steps_back_of_the_clock_are_spread_over_packets() {
+    const TURNS: u64 = 100;
+    let (to, start) = (([198, 51, 100, 2].into(), 443), 1_700_000_000_000_000_000);
+    let flows_after = |others: u16| {
+        let other = |number: u16| {
+            let [high, low] = number.to_be_bytes();
+            udp(start, ([10, 1, high, low].into(), 40_000), to, &[0; 2])
+        };
+        let turn = |turn: u64| {
+            let at = start + turn % 2 * 1_000_000_000_000;
+            std::iter::repeat_n(udp(at, ([10, 0, 0, 1].into(), 40_000), to, &[0; 2]), 32)
+        };
+        let frames: Vec<_> = (0..others).map(other).chain((1..=TURNS).flat_map(turn)).collect();
+        let (records, counters) = audit(settings(), policy(Vec::new()), &borrow(&frames));
+        assert_nothing_lost(&records, &counters, "a clock that leaps");
+        let of_one = |end: &&&Record| end.src_ip.to_string() == "10.0.0.1";
+        ends(&records).iter().filter(of_one).count() as u64
+    };
+    assert!(flows_after(0) >= TURNS / 2);
+    let spread = flows_after(4000);
+    assert!((TURNS / 16..=TURNS / 6).contains(&spread), "{spread}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 

@@ -101,6 +101,8 @@ pub struct Auditor {
     elsewhere: Option<Box<dyn Elsewhere>>,
     /// The latest time seen.
     now: Timestamp,
+    /// Before so many packets no frame puts the clock back.
+    rewind_from: u64,
 }
 
 /// What finds a packet's flow.
@@ -125,6 +127,8 @@ struct Lane {
 /// Frames that are older than the latest by more than this are of a clock that was put back; captures put
 /// one behind the other end the flows of the first.
 const STEP: Duration = Duration::from_mins(5);
+/// Entries that are looked at for steps back, spread over all packets: at most so many for each.
+const LOOKS_A_PACKET: u64 = 16;
 
 impl Lane {
     const EMPTY: Self = Self {
@@ -154,6 +158,7 @@ impl Auditor {
                 .map(|timeout| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX)),
             elsewhere: None,
             now: Timestamp::ZERO,
+            rewind_from: 0,
             settings,
             policy,
         }
@@ -204,7 +209,9 @@ impl Auditor {
             self.counters.classified += classified;
             self.counters.classified_octets += classified_octets;
             self.lanes = kept;
-            if let Some(last) = batch.last() {
+            if let Some(last) = batch.last()
+                && self.counters.packets >= self.rewind_from
+            {
                 self.look_at_time(last.at);
             }
             self.sweep(SWEEP, emit);
@@ -313,11 +320,14 @@ impl Auditor {
     }
 
     /// After a step forward flows are over because their timeouts have passed. After one back they would not be for as long as
-    /// it was: they are over at once, too, and what goes on of them is new.
+    /// it was: they are over at once, too, and what goes on of them is new. That takes a look at every entry, and whoever makes
+    /// a capture file may let its clock leap back at each packet: the next step of the frames' clock is believed once there were
+    /// some packets for these looks.
     fn look_at_time(&mut self, now: Timestamp) {
         if self.now.since(now) > STEP {
             self.now = now;
             self.table.rewind(now, now + STEP);
+            self.rewind_from = self.counters.packets + self.table.indices().len() as u64 / LOOKS_A_PACKET;
         }
     }
 

@@ -1,8 +1,9 @@
 //! Holds the flows of one worker: found by key in constant time, ended by timeouts, evicted when memory is short.
 //!
 //! Entries lie in a slab that never moves; an index of hashes finds them.
-//! Timeouts are four wheels of one-second buckets, one per [`Rank`]: a packet touches no list, a bucket's flows are
-//! looked at once when it is due and put where their latest packet says. The same order gives the oldest flow of a rank.
+//! Timeouts are four wheels of buckets, one per [`Rank`], each for a second, or for a 256th of a longer idle timeout: a packet
+//! touches no list, a bucket's flows are looked at once when it is due and put where their latest packet says. The same order
+//! gives the oldest flow of a rank.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -235,7 +236,7 @@ impl<T: Default> Flow<T> {
     }
 }
 
-/// Lists of flows by the second in which they may be over.
+/// Lists of flows by the tick in which they may be over: a second or, where timeouts are long, several ([`FlowTable`]'s `tick`).
 #[derive(Debug)]
 struct Wheel {
     /// First and last flow of each bucket.
@@ -245,7 +246,8 @@ struct Wheel {
     flows: usize,
 }
 
-/// Buckets of a wheel, a power of two; longer timeouts are looked at once a turn.
+/// Buckets of a wheel, a power of two. A flow is at most half a turn ahead: the other half is for ticks in which flows that are
+/// over wait for their turn.
 const BUCKETS: u64 = 512;
 
 impl Wheel {
@@ -253,12 +255,12 @@ impl Wheel {
         Self { buckets: vec![[NIL; 2]; BUCKETS as usize], occupied: vec![0; BUCKETS as usize / 64], flows: 0 }
     }
 
-    /// The first occupied bucket from `second` on, as its second.
-    fn first_from(&self, second: u64) -> Option<u64> {
+    /// The first occupied bucket from `tick` on, as its tick.
+    fn first_from(&self, tick: u64) -> Option<u64> {
         if self.flows == 0 {
             return None;
         }
-        let start = second % BUCKETS;
+        let start = tick % BUCKETS;
         let words = self.occupied.len() as u64;
         for step in 0..=words {
             let at = (start / 64 + step) % words;
@@ -270,7 +272,7 @@ impl Wheel {
             }
             if word != 0 {
                 let bucket = at * 64 + u64::from(word.trailing_zeros());
-                return Some(second + (bucket + BUCKETS - start) % BUCKETS);
+                return Some(tick + (bucket + BUCKETS - start) % BUCKETS);
             }
         }
         None
@@ -287,7 +289,9 @@ pub struct FlowTable<T> {
     live: usize,
     index: Index,
     wheels: [Wheel; Rank::ALL.len()],
-    /// Seconds before this one have been looked at.
+    /// Seconds that a bucket of the wheels stands for.
+    tick: u64,
+    /// Ticks before this one have been looked at.
     cursor: u64,
     idle_timeout: Duration,
     /// Half of the memory is for entries and index, half for what tenants hold: either bound is kept by itself.
@@ -326,6 +330,7 @@ impl<T: Tenant> FlowTable<T> {
             live: 0,
             index: Index::new(),
             wheels: Rank::ALL.map(|_| Wheel::new()),
+            tick: settings.idle_timeout.as_secs().div_ceil(BUCKETS / 2).max(1),
             cursor: 0,
             idle_timeout: settings.idle_timeout,
             max_entries,
@@ -436,7 +441,7 @@ impl<T: Tenant> FlowTable<T> {
         self.live += 1;
         self.index.insert(hash, position);
         if self.live == 1 {
-            self.cursor = self.cursor.max(at.as_secs());
+            self.cursor = self.cursor.max(self.tick_of(at));
         }
         self.link(position);
         FlowIndex(position)
@@ -473,64 +478,61 @@ impl<T: Tenant> FlowTable<T> {
         }
     }
 
-    /// Fills `due` with flows whose deadline fell in a second before `now`'s, as many as it has room for; the caller removes
+    /// Fills `due` with flows whose deadline fell in a tick before `now`'s, as many as it has room for; the caller removes
     /// them before it asks again. At most `budget` flows are looked at, and taken off it: what is left over waits for the
     /// next question, so that a second in which a million flows end stops nobody. Nothing is due any more where `due` is
     /// empty and some of the budget is left.
     pub fn expired(&mut self, now: Timestamp, due: &mut Vec<FlowIndex>, budget: &mut usize) {
         due.clear();
-        let now_second = now.as_secs();
-        if now_second <= self.cursor {
-            // Nothing is put before the cursor.
-            return;
-        }
-        if now_second >= self.cursor + BUCKETS {
-            self.leap(now_second - 1);
-        }
-        for rank in Rank::ALL {
-            while let Some((second, head)) = self.first(rank)
-                && second < now_second
-            {
-                let mut position = head;
-                while let Some(flow) = self.entries.get(position as usize) {
-                    if due.len() == due.capacity() || *budget == 0 {
-                        break;
+        let now = self.tick_of(now);
+        // Nothing is put before the cursor.
+        while self.cursor < now {
+            let mut end = now;
+            if now - self.cursor >= BUCKETS {
+                // After a leap of a turn or more every bucket is due, wherever its flows were put. What is not over goes into the
+                // last, from where it is put where it belongs.
+                self.cursor = now - BUCKETS;
+                end = now - 1;
+            }
+            for rank in Rank::ALL {
+                while let Some((tick, head)) = self.first(rank)
+                    && tick < end
+                {
+                    let mut position = head;
+                    while let Some(flow) = self.entries.get(position as usize) {
+                        if due.len() == due.capacity() || *budget == 0 {
+                            break;
+                        }
+                        *budget -= 1;
+                        let next = flow.next;
+                        if self.tick_of(self.deadline(flow)) < now {
+                            due.push(FlowIndex(position));
+                            // Removing it begins there.
+                            self.index.prefetch(flow.key.hash(&self.secrets));
+                        } else {
+                            self.relink(position);
+                        }
+                        position = next;
                     }
-                    *budget -= 1;
-                    let next = flow.next;
-                    if self.deadline(flow).as_secs() < now_second {
-                        due.push(FlowIndex(position));
-                        // Removing it begins there.
-                        self.index.prefetch(flow.key.hash(&self.secrets));
-                    } else {
-                        self.relink(position);
+                    if !due.is_empty() || *budget == 0 {
+                        return;
                     }
-                    position = next;
-                }
-                if !due.is_empty() || *budget == 0 {
-                    return;
                 }
             }
+            self.cursor = end;
         }
-        self.cursor = self.cursor.max(now_second);
     }
 
-    /// The clock was put back: flows whose latest packet came later than `horizon` are over, and time goes on from `now`.
+    /// The clock was put back: flows whose latest packet came later than `horizon` are over, and time goes on from `now`. It
+    /// takes a look at every entry.
     pub fn rewind(&mut self, now: Timestamp, horizon: Timestamp) {
-        for flow in self.entries.iter_mut().filter(|flow| flow.last > horizon) {
-            flow.state |= LEFT;
-        }
-        self.leap(now.as_secs());
-    }
-
-    /// Puts every flow where it belongs as seen from `second`: over more than a turn, each bucket stands for several
-    /// seconds, so that a flow that is not over could be put into one that is due, again and again.
-    fn leap(&mut self, second: u64) {
-        self.cursor = second;
+        self.cursor = self.tick_of(now);
         for position in 0..self.entries.len() as u32 {
-            if self.flow(FlowIndex(position)).is_some() {
-                self.relink(position);
+            let Some(flow) = self.flow_mut(FlowIndex(position)) else { continue };
+            if flow.last > horizon {
+                flow.state |= LEFT;
             }
+            self.relink(position);
         }
     }
 
@@ -550,7 +552,7 @@ impl<T: Tenant> FlowTable<T> {
         (self.tenants_octets > self.max_tenants_octets).then_some(Pressure::Tenants)
     }
 
-    /// The oldest of the flows that are to go first; the caller removes it. Of tunnels idle equally long, to a second, the first
+    /// The oldest of the flows that are to go first; the caller removes it. Of tunnels idle equally long, to a tick, the first
     /// and the last of their list are looked at, and the one that began later goes: whoever makes up tunnels, however many in a
     /// second, does not push out those that were there before.
     pub fn oldest(&mut self, pressure: Pressure) -> Option<FlowIndex> {
@@ -563,18 +565,18 @@ impl<T: Tenant> FlowTable<T> {
                 let first = equals
                     .iter()
                     .filter_map(|&rank| Some((self.first(rank)?, rank)))
-                    .min_by_key(|((second, _), _)| *second);
-                let Some(((second, position), rank)) = first else { break };
+                    .min_by_key(|((tick, _), _)| *tick);
+                let Some(((tick, position), rank)) = first else { break };
                 let flow = self.entries.get(position as usize)?;
-                if !self.is_in_place(flow, rank, second) {
+                if !self.is_in_place(flow, rank, tick) {
                     self.relink(position);
                     continue;
                 }
                 if rank == Rank::Tunnel
-                    && let Some(last) = self.last(rank, second)
+                    && let Some(last) = self.last(rank, tick)
                     && let Some(other) = self.entries.get(last as usize)
                 {
-                    if !self.is_in_place(other, rank, second) {
+                    if !self.is_in_place(other, rank, tick) {
                         self.relink(last);
                         continue;
                     }
@@ -588,8 +590,8 @@ impl<T: Tenant> FlowTable<T> {
         None
     }
 
-    /// Positions of all flows, for judging them again or ending them.
-    pub fn indices(&self) -> impl Iterator<Item = FlowIndex> + use<T> {
+    /// Positions of all flows, and of places where some were: for judging them again or ending them.
+    pub fn indices(&self) -> impl ExactSizeIterator<Item = FlowIndex> + use<T> {
         (0..self.entries.len() as u32).map(FlowIndex)
     }
 
@@ -624,28 +626,32 @@ impl<T: Tenant> FlowTable<T> {
         size_of::<Flow<T>>()
     }
 
-    /// The bucket for a deadline: never behind the cursor, never more than a turn ahead.
-    fn bucket_second(&self, deadline: Timestamp) -> u64 {
-        deadline.as_secs().clamp(self.cursor, self.cursor + BUCKETS - 1)
+    fn tick_of(&self, at: Timestamp) -> u64 {
+        at.as_secs() / self.tick
+    }
+
+    /// The tick of whose bucket a flow of that deadline is: never behind the cursor, never more than a turn ahead.
+    fn bucket_tick(&self, deadline: Timestamp) -> u64 {
+        self.tick_of(deadline).clamp(self.cursor, self.cursor + BUCKETS - 1)
     }
 
     /// The first bucket of a wheel that holds a flow, and its oldest one.
     fn first(&self, rank: Rank) -> Option<(u64, u32)> {
         let wheel = self.wheels.get(rank as usize)?;
-        let second = wheel.first_from(self.cursor)?;
-        let [head, _] = *wheel.buckets.get((second % BUCKETS) as usize)?;
-        Some((second, head))
+        let tick = wheel.first_from(self.cursor)?;
+        let [head, _] = *wheel.buckets.get((tick % BUCKETS) as usize)?;
+        Some((tick, head))
     }
 
     /// The latest flow that was put into that bucket of a wheel.
-    fn last(&self, rank: Rank, second: u64) -> Option<u32> {
-        let [_, tail] = *self.wheels.get(rank as usize)?.buckets.get((second % BUCKETS) as usize)?;
+    fn last(&self, rank: Rank, tick: u64) -> Option<u32> {
+        let [_, tail] = *self.wheels.get(rank as usize)?.buckets.get((tick % BUCKETS) as usize)?;
         Some(tail)
     }
 
     /// Whether a flow still belongs where it was put.
-    fn is_in_place(&self, flow: &Flow<T>, rank: Rank, second: u64) -> bool {
-        flow.tenant.rank() == rank && self.bucket_second(self.deadline(flow)) <= second
+    fn is_in_place(&self, flow: &Flow<T>, rank: Rank, tick: u64) -> bool {
+        flow.tenant.rank() == rank && self.bucket_tick(self.deadline(flow)) <= tick
     }
 
     fn relink(&mut self, position: u32) {
@@ -656,7 +662,7 @@ impl<T: Tenant> FlowTable<T> {
     fn link(&mut self, position: u32) {
         let Some(flow) = self.entries.get(position as usize) else { return };
         let rank = flow.tenant.rank();
-        let bucket = (self.bucket_second(self.deadline(flow)) % BUCKETS) as usize;
+        let bucket = (self.bucket_tick(self.deadline(flow)) % BUCKETS) as usize;
         let Some(wheel) = self.wheels.get_mut(rank as usize) else { return };
         let Some([head, tail]) = wheel.buckets.get_mut(bucket) else { return };
         let last = std::mem::replace(tail, position);
@@ -801,16 +807,48 @@ mod tests {
         assert!(table.is_empty());
     }
 
+    /// However the clock goes on, a flow ends where it is over, and by the end of the tick after that of its deadline.
     #[test]
-    fn a_timeout_longer_than_a_turn_of_the_wheel_is_kept() {
-        let mut settings = settings();
-        settings.idle_timeout = Duration::from_secs(3 * BUCKETS);
-        let mut table = FlowTable::new(&settings, 1);
-        let index = insert(&mut table, 1, 1000, Held(None));
-        for second in 1000..1000 + 3 * BUCKETS {
-            assert_eq!(expired(&mut table, Timestamp::from_secs(second)), None, "{second}");
+    fn however_the_clock_leaps_flows_end_when_they_are_over() {
+        for timeout in [Duration::from_mins(2), Duration::from_hours(1), Duration::from_hours(24)] {
+            let mut table = FlowTable::new(&FlowSettings { idle_timeout: timeout, ..settings() }, 1);
+            let tick = timeout.as_secs().div_ceil(BUCKETS / 2);
+            let mut chance = 7_u64;
+            let mut chance = |below: u64| {
+                chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (chance >> 33) % below
+            };
+            let (mut now, mut number, mut ended) = (1000, 0, 0);
+            for _ in 0..20_000 {
+                now += [0, 1, tick, timeout.as_secs() + 1, BUCKETS * tick, 9 * BUCKETS * tick + 7][chance(6) as usize];
+                while let Some(index) = expired(&mut table, Timestamp::from_secs(now)) {
+                    let flow = table.remove(index).unwrap();
+                    assert!(flow.last.as_secs() + timeout.as_secs() < now);
+                    ended += 1;
+                }
+                let least = Timestamp::from_secs(now.saturating_sub(timeout.as_secs() + tick));
+                assert!(table.indices().filter_map(|index| table.flow(index)).all(|flow| flow.last >= least));
+                number += 1;
+                let index = insert(&mut table, number, now, Held((chance(2) == 0).then_some(Rank::Noted)));
+                if chance(3) == 0 {
+                    table.flow_mut(index).unwrap().last = Timestamp::from_secs(now + chance(timeout.as_secs()));
+                }
+            }
+            assert!(ended > 15_000, "{ended}");
         }
-        assert_eq!(expired(&mut table, Timestamp::from_secs(1001 + 3 * BUCKETS)), Some(index));
+    }
+
+    #[test]
+    fn where_timeouts_are_long_flows_stay_in_place_as_time_goes_on() {
+        let mut table = FlowTable::new(&FlowSettings { idle_timeout: Duration::from_hours(24), ..settings() }, 1);
+        for number in 0..1000 {
+            insert(&mut table, number, 1000, Held(None));
+        }
+        for now in (1000..86_000).step_by(500) {
+            assert_eq!(expired(&mut table, Timestamp::from_secs(now)), None);
+            let (tick, head) = table.first(Rank::Plain).unwrap();
+            assert!(table.is_in_place(&table.entries[head as usize], Rank::Plain, tick));
+        }
     }
 
     #[test]
