@@ -11,8 +11,9 @@
 
 use std::collections::HashMap;
 use std::fs::Metadata;
+use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 use std::sync::LazyLock;
 
 use super::approvals::files;
@@ -79,13 +80,13 @@ impl Owners {
         Ok(())
     }
 
-    /// What is wrong with the folders that a path without links lies in; the path goes before it.
-    pub fn check_above(&self, real: &Path) -> Result<(), String> {
-        check_modes_above(real, may_others_write)?;
-        for folder in real.ancestors().skip(1) {
-            let user = std::fs::metadata(folder).map_err(|error| format!("cannot be read: {error}"))?.uid();
-            if !self.has(user) {
-                let folder = folder.display();
+    /// What is wrong with the folders on the way to a path; the path goes before it.
+    pub fn check_above(&self, path: &Path) -> Result<(), String> {
+        let folders = folders_above(path)?;
+        check_modes(&folders, may_others_write)?;
+        for (folder, found) in folders {
+            if !self.has(found.uid()) {
+                let (folder, user) = (folder.display(), found.uid());
                 return Err(format!(
                     "lies in {folder}, where user {user} may put another file in its place, whose folder that is: run `chown root {folder}`, or name another place"
                 ));
@@ -94,17 +95,11 @@ impl Owners {
         Ok(())
     }
 
-    /// Both, with a link followed to where it leads. What is not there is for others to tell.
+    /// Both. What is not there is for others to tell.
     fn check_all(&self, path: &Path) -> Result<(), String> {
-        let (Ok(real), Ok(found)) = (std::fs::canonicalize(path), std::fs::metadata(path)) else { return Ok(()) };
+        let Ok(found) = std::fs::metadata(path) else { return Ok(()) };
         self.check(path, &found)?;
-        let above = |real: &Path| self.check_above(real).map_err(|what| format!("{} {what}", path.display()));
-        // Where a link lies, somebody could lay another.
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        if let (Ok(folder), Some(name)) = (std::fs::canonicalize(folder), path.file_name()) {
-            above(&folder.join(name))?;
-        }
-        above(&real)
+        self.check_above(path).map_err(|what| format!("{} {what}", path.display()))
     }
 }
 
@@ -173,8 +168,8 @@ impl Config {
 /// Refuses a folder of the log or its state, whoever owns it, where others may write, or that anybody may take away: evidence
 /// would go, or a key.
 pub fn check_written(folder: &Path) -> Result<(), ConfigError> {
-    let (Ok(real), Ok(found)) = (std::fs::canonicalize(folder), std::fs::metadata(folder)) else { return Ok(()) };
-    let above = anybody_above(&real).map_err(|what| format!("{} {what}", folder.display()));
+    let Ok(found) = std::fs::metadata(folder) else { return Ok(()) };
+    let above = anybody_above(folder).map_err(|what| format!("{} {what}", folder.display()));
     Owners::here().and_of(folder).check(folder, &found).and(above).map_err(|what| {
         ConfigError(format!(
             "{what}; the log and its key must be safe there, or records.dir and state.dir name other folders"
@@ -182,16 +177,15 @@ pub fn check_written(folder: &Path) -> Result<(), ConfigError> {
     })
 }
 
-/// Whether anybody at all could put something else in the place of what a path without links names. Groups are the system's
-/// own affair: `/var/log` has one here and there.
-pub fn anybody_above(real: &Path) -> Result<(), String> {
-    check_modes_above(real, |found| found.mode() & OTHERS != 0)
+/// Whether anybody at all could put something else in the place of what a path names. Groups are the system's own affair:
+/// `/var/log` has one here and there.
+pub fn anybody_above(path: &Path) -> Result<(), String> {
+    check_modes(&folders_above(path)?, |found| found.mode() & OTHERS != 0)
 }
 
-fn check_modes_above(real: &Path, is_shared: impl Fn(&Metadata) -> bool) -> Result<(), String> {
-    for folder in real.ancestors().skip(1) {
-        let found = std::fs::metadata(folder).map_err(|error| format!("cannot be read: {error}"))?;
-        if is_shared(&found) && found.mode() & STICKY == 0 {
+fn check_modes(folders: &[(PathBuf, Metadata)], is_shared: impl Fn(&Metadata) -> bool) -> Result<(), String> {
+    for (folder, found) in folders {
+        if is_shared(found) && found.mode() & STICKY == 0 {
             let (folder, mode) = (folder.display(), found.mode() & 0o7777);
             return Err(format!(
                 "lies in {folder}, where other users may put another file in its place (mode {mode:04o}): run `chmod go-w {folder}`"
@@ -199,6 +193,40 @@ fn check_modes_above(real: &Path, is_shared: impl Fn(&Metadata) -> bool) -> Resu
         }
     }
     Ok(())
+}
+
+/// As many links may be on the way to a file: `path_resolution(7)`.
+const LINKS: u32 = 40;
+
+/// Every folder in which a name is looked up on the way to what a path names, the last first: where a link lies, somebody could
+/// lay another.
+fn folders_above(path: &Path) -> Result<Vec<(PathBuf, Metadata)>, String> {
+    let fail = |error: io::Error| format!("cannot be read: {error}");
+    let steps = |path: &Path| path.components().rev().map(|step| step.as_os_str().to_owned()).collect::<Vec<_>>();
+    let mut left = steps(&std::path::absolute(path).map_err(fail)?);
+    let (mut here, mut folders, mut links) = (PathBuf::new(), Vec::new(), 0);
+    while let Some(step) = left.pop() {
+        match Path::new(&step).components().next() {
+            Some(Component::RootDir) => here = PathBuf::from("/"),
+            // No link is left on the way here.
+            Some(Component::ParentDir) => _ = here.pop(),
+            Some(Component::Normal(name)) => {
+                folders.push((here.clone(), std::fs::metadata(&here).map_err(fail)?));
+                here.push(name);
+                if here.is_symlink() {
+                    links += 1;
+                    if links > LINKS {
+                        return Err(fail(rustix::io::Errno::LOOP.into()));
+                    }
+                    left.extend(steps(&std::fs::read_link(&here).map_err(fail)?));
+                    here.pop();
+                }
+            }
+            _ => {}
+        }
+    }
+    folders.reverse();
+    Ok(folders)
 }
 
 #[cfg(test)]

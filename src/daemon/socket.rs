@@ -59,9 +59,7 @@ impl Socket {
         }
         if let Some(folder) = path.parent() {
             super::make_folder(folder).map_err(system)?;
-            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-            let real = std::fs::canonicalize(folder).map_err(system)?.join(path.file_name().unwrap_or_default());
-            owners.check_above(&real).map_err(|what| SocketError::Folder(format!("{} {what}", path.display())))?;
+            owners.check_above(path).map_err(|what| SocketError::Folder(format!("{} {what}", path.display())))?;
         }
         let lock = OpenOptions::new().create(true).append(true).mode(MODE).open(lock).map_err(system)?;
         match lock.try_lock() {

@@ -32,12 +32,15 @@ fn settings_and_approvals_that_others_could_have_written_are_refused() {
     fs::write(at("s.toml"), "").unwrap();
     fs::write(at("approvals.d/a.toml"), approved()).unwrap();
     fs::write(at("elsewhere/b.toml"), approved().replace("\"partner\"", "\"b\"")).unwrap();
-    symlink("../elsewhere/b.toml", at("approvals.d/b.toml")).unwrap();
+    // By way of another link, in a folder of its own.
+    fs::create_dir_all(at("links")).unwrap();
+    symlink("../elsewhere/b.toml", at("links/b.toml")).unwrap();
+    symlink("../links/b.toml", at("approvals.d/b.toml")).unwrap();
     check(&root, None).expect(0);
     // A group in which there is nobody but the owner, as every user of Debian has one; and one with others.
     let [private, shared] = [0, 100];
     #[rustfmt::skip]
-    let cases: [(&str, u32, u32, u32, Option<&str>); 14] = [
+    let cases: [(&str, u32, u32, u32, Option<&str>); 15] = [
         ("s.toml", 0o666, 0, private, Some("s.toml may be changed by other users (mode 0666): run `chmod go-w s.toml`")),
         ("s.toml", 0o664, 0, shared, Some("s.toml may be changed by other users (mode 0664)")),
         ("s.toml", 0o664, 0, private, None),
@@ -53,6 +56,7 @@ fn settings_and_approvals_that_others_could_have_written_are_refused() {
         (".", 0o775, 0, shared, Some("where other users may put another file in its place (mode 0775): run `chmod go-w /")),
         (".", 0o755, STRANGER, private, Some("where user 65534 may put another file in its place, whose folder that is: run `chown root /")),
         ("elsewhere", 0o777, 0, private, Some("approvals.d/b.toml lies in ")),
+        ("links", 0o777, 0, private, Some("approvals.d/b.toml lies in ")),
     ];
     for (name, bits, user, group, says) in cases {
         let path = at(name);
@@ -134,14 +138,16 @@ fn logs_keys_and_sockets_are_not_put_where_others_may_take_them_away() {
     ]);
     mode(&folder.path().join("open"), 0o777);
     mode(&folder.path().join("sticky"), 0o1777);
+    symlink("../log", folder.path().join("open/link")).unwrap();
     let place = "where other users may put another file in its place (mode 0777): run `chmod go-w /";
-    let cases: [(&[&str], &[&str]); 6] = [
+    let cases: [(&[&str], &[&str]); 7] = [
         (
             &["--records", "open"],
             &["open may be changed by other users (mode 0777): run `chmod go-w open`", "records.dir"],
         ),
         (&["--records", "sticky"], &["sticky may be changed by other users (mode 1777)"]),
         (&["--config", "below.toml"], &["open/below/log lies in ", place]),
+        (&["--records", "open/link"], &["open/link lies in ", place]),
         (&["--records", "log", "--config", "state.toml"], &["open may be changed by other users", "state.dir"]),
         (&["--records", "log", "--config", "socket.toml"], &["control socket: open/c.sock lies in ", place]),
         (&["--records", "log", "--config", "metrics.toml"], &["metrics.listen: open/m.sock lies in ", place]),
