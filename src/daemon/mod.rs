@@ -4,6 +4,7 @@ mod board;
 mod capabilities;
 pub mod control;
 mod coverage;
+mod door;
 mod end;
 mod events;
 mod expiry;

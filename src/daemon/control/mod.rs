@@ -12,10 +12,11 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::{JoinSet, block_in_place};
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::warn;
 
 use self::protocol::{Answer, Body, Command, End, ErrorAnswer, ReloadAnswer, Request, RotateAnswer, VERSION};
 use super::board::Board;
+use super::door::Door;
 use super::socket::Socket;
 use super::state::clock;
 use crate::fault;
@@ -55,33 +56,21 @@ pub(super) async fn serve(socket: Socket, board: Arc<Board>, asks: mpsc::Sender<
         }
     };
     let (lists, mut clients) = (Arc::new(Semaphore::new(LISTS)), JoinSet::new());
-    let mut is_refusing = false;
+    let mut door = Door::new("the control socket");
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             Some(_) = clients.join_next() => continue,
         };
         fault::point("ctl");
-        if accepted.is_ok() && std::mem::take(&mut is_refusing) {
-            info!("the control socket accepts again");
-        }
-        match accepted {
-            Ok((stream, _)) if clients.len() < CLIENTS => {
-                let client = Client { board: Arc::clone(&board), asks: asks.clone(), lists: Arc::clone(&lists) };
-                clients.spawn(client.serve(stream));
-            }
-            Ok((stream, _)) => {
-                let busy =
-                    error(FAILED, format!("{CLIENTS} clients ask at once, which is all there may be: try again"));
-                // It fits the socket's own memory, or is dropped.
-                let _ = stream.try_write(&line(busy));
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut is_refusing, true) {
-                    warn!(%error, "the control socket accepts nobody");
-                }
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
+        let Some((stream, _)) = door.pass(accepted).await else { continue };
+        if clients.len() < CLIENTS {
+            let client = Client { board: Arc::clone(&board), asks: asks.clone(), lists: Arc::clone(&lists) };
+            clients.spawn(client.serve(stream));
+        } else {
+            let busy = error(FAILED, format!("{CLIENTS} clients ask at once, which is all there may be: try again"));
+            // It fits the socket's own memory, or is dropped.
+            let _ = stream.try_write(&line(busy));
         }
     }
 }

@@ -14,9 +14,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::{AbortHandle, JoinSet, block_in_place};
 use tokio::time::timeout;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::super::board::Board;
+use super::super::door::Door;
 use super::super::socket::{Socket, SocketError};
 use crate::config::{Listen, Owners};
 use crate::fault;
@@ -79,35 +80,25 @@ impl Listener {
         let open = match open {
             Ok(open) => open,
             Err(error) => {
-                warn!(%error, "nobody can connect to read metrics");
+                warn!(%error, "metrics.listen accepts nobody");
                 return;
             }
         };
-        let (mut clients, mut oldest, mut is_refusing) = (JoinSet::new(), VecDeque::new(), false);
+        let (mut clients, mut oldest, mut door) = (JoinSet::new(), VecDeque::new(), Door::new("metrics.listen"));
         loop {
             tokio::select! {
                 Some(_) = clients.join_next() => oldest.retain(|client: &AbortHandle| !client.is_finished()),
-                accepted = open.accept() => match accepted {
-                    Ok(stream) => {
-                        fault::point("metrics");
-                        if std::mem::take(&mut is_refusing) {
-                            info!("metrics can be read again");
-                        }
-                        // An answer takes no time: who is still there is slow, and does not keep others out.
-                        if oldest.len() >= CLIENTS
-                            && let Some(client) = oldest.pop_front()
-                        {
-                            client.abort();
-                        }
-                        oldest.push_back(clients.spawn(connection(stream, Arc::clone(&board))));
+                accepted = open.accept() => {
+                    fault::point("metrics");
+                    let Some(stream) = door.pass(accepted).await else { continue };
+                    // An answer takes no time: who is still there is slow, and does not keep others out.
+                    if oldest.len() >= CLIENTS
+                        && let Some(client) = oldest.pop_front()
+                    {
+                        client.abort();
                     }
-                    Err(error) => {
-                        if !std::mem::replace(&mut is_refusing, true) {
-                            warn!(%error, "nobody can connect to read metrics");
-                        }
-                        tokio::time::sleep(Duration::from_secs(1)).await;
-                    }
-                },
+                    oldest.push_back(clients.spawn(connection(stream, Arc::clone(&board))));
+                }
             }
         }
     }
