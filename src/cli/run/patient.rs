@@ -9,7 +9,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 /// Standard error. It is one for the whole process, as are the losses.
 pub(super) struct StandardError;
 
-static LOST: Mutex<u64> = Mutex::new(0);
+static LOST: Mutex<Lost> = Mutex::new(Lost { lines: 0, is_cut: false });
+
+struct Lost {
+    lines: u64,
+    /// The first of them ended in its middle.
+    is_cut: bool,
+}
 
 /// A reader that only is slow is waited for, once.
 const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
@@ -22,14 +28,20 @@ impl Write for StandardError {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
         let mut to = stderr();
-        let patience = if *lost > 0 { NONE } else { PATIENCE };
-        if *lost > 0 && has_room(&to, NONE) {
-            writeln!(to, "WARN {lost} lines of this log are lost: nobody read them in time")?;
-            *lost = 0;
+        let patience = if lost.lines > 0 { NONE } else { PATIENCE };
+        if lost.lines > 0 {
+            if !has_room(&to, NONE) {
+                lost.lines += 1;
+                return Ok(line.len());
+            }
+            let feed = if lost.is_cut { "\n" } else { "" };
+            writeln!(to, "{feed}WARN {} lines of this log are lost: nobody read them in time", lost.lines)?;
+            *lost = Lost { lines: 0, is_cut: false };
         }
-        for piece in line.chunks(PIECE) {
+        for (number, piece) in line.chunks(PIECE).enumerate() {
             if !has_room(&to, patience) {
-                *lost += 1;
+                lost.is_cut |= number > 0;
+                lost.lines += 1;
                 break;
             }
             to.write_all(piece)?;
