@@ -101,6 +101,7 @@ impl Summary {
             total.capture.add(&report.capture);
             total.records += report.records;
             total.records_lost += report.records_lost;
+            total.unread.iter_mut().zip(report.unread).for_each(|(sum, more)| *sum += more);
         }
         let counters = &total.counters;
         let dropped_kernel = total.capture.dropped_kernel;
@@ -118,7 +119,7 @@ impl Summary {
         });
         let undecodable = ParseError::ALL.iter().zip(counters.undecodable);
         let evicted = Rank::ALL.iter().zip(counters.evicted);
-        Self {
+        let mut summary = Self {
             packets: counters.packets + dropped_kernel.unwrap_or(0),
             octets: counters.octets,
             classified: counters.classified,
@@ -150,14 +151,23 @@ impl Summary {
             table_octets: counters.table_octets,
             keys: counters.keys,
             kernel: counters.elsewhere,
-        }
+        };
+        let [packets, octets] = total.unread;
+        summary.add_unread("worker_panic", packets, octets);
+        summary
     }
 
     /// Counts packets that no link layer could be found for.
     pub fn add_unsupported(&mut self, packets: u64) {
+        self.add_unread("unknown_link_type", packets, 0);
+    }
+
+    fn add_unread(&mut self, reason: &'static str, packets: u64, octets: u64) {
         if packets > 0 {
             self.packets += packets;
-            *self.undecodable.entry("unknown_link_type").or_default() += packets;
+            self.octets += octets;
+            self.undecodable_octets += octets;
+            *self.undecodable.entry(reason).or_default() += packets;
         }
     }
 

@@ -53,6 +53,8 @@ pub struct Report {
     pub records: u64,
     /// Records that found the way out full.
     pub records_lost: u64,
+    /// Packets that a panic left unread, and their octets.
+    pub unread: [u64; 2],
 }
 
 /// What others may see of a running worker.
@@ -163,8 +165,17 @@ impl Worker {
         if let Some(elsewhere) = elsewhere {
             auditor.count_elsewhere(elsewhere);
         }
-        let mut body =
-            Body { id, source, auditor, outbox, commands: receiver, status: Arc::clone(&status), lost: 0, sent: 0 };
+        let mut body = Body {
+            id,
+            source,
+            auditor,
+            outbox,
+            commands: receiver,
+            status: Arc::clone(&status),
+            sent: 0,
+            lost: 0,
+            unread: [0; 2],
+        };
         let run = move || {
             if let Some(core) = core
                 && let Err(error) = pin(core)
@@ -174,8 +185,8 @@ impl Worker {
             let result = catch_unwind(AssertUnwindSafe(|| body.run()));
             ended();
             result.unwrap_or_else(|panic| {
-                // What it knows of its flows is worth writing, if that does not panic as well.
-                let _ = catch_unwind(AssertUnwindSafe(|| body.export()));
+                // If that does not panic as well.
+                let _ = catch_unwind(AssertUnwindSafe(|| body.salvage()));
                 Err(WorkerError::Panic(panic_message(panic.as_ref())))
             })
         };
@@ -218,6 +229,7 @@ struct Body {
     status: Arc<Status>,
     sent: u64,
     lost: u64,
+    unread: [u64; 2],
 }
 
 impl Body {
@@ -253,9 +265,12 @@ impl Body {
     }
 
     fn turn(&mut self) -> io::Result<()> {
-        let Self { source, auditor, outbox, sent, lost, .. } = self;
+        let Self { id, source, auditor, outbox, sent, lost, .. } = self;
         let mut emit = |record| try_send(outbox, record, sent, lost);
-        let taken = source.poll(PATIENCE, &mut |frames| auditor.observe(frames, &mut emit))?;
+        let taken = source.poll(PATIENCE, &mut |frames| {
+            fault::point(format_args!("worker-{id}-frames"));
+            auditor.observe(frames, &mut emit);
+        })?;
         if taken == 0 {
             // A silent link brings no time, and flows must end all the same.
             let behind = clock().since(Timestamp::ZERO + LAG);
@@ -271,6 +286,17 @@ impl Body {
         if let Err(error) = source.finish(&mut |frames| auditor.observe(frames, &mut emit)) {
             warn!(%error, "frames that had arrived cannot be read");
         }
+        self.export();
+    }
+
+    /// After a panic: what it knows of its flows is worth writing, and what it had in hand, and the ring, is counted.
+    fn salvage(&mut self) {
+        if let Err(error) = self.source.finish(&mut |_| {}) {
+            warn!(%error, "frames that had arrived cannot be counted");
+        }
+        let (had, counted) = (self.source.counters(), self.auditor.counters());
+        let here = [counted.packets - counted.elsewhere.packets, counted.octets - counted.elsewhere.octets];
+        self.unread = [had.received.saturating_sub(here[0]), had.octets.saturating_sub(here[1])];
         self.export();
     }
 
@@ -291,6 +317,7 @@ impl Body {
             interfaces,
             records: self.sent,
             records_lost: self.lost,
+            unread: self.unread,
         };
         *self.status.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
     }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::common::command::{LINEWARDEN, assert_adds_up, done, of_kind};
 use crate::common::netns::{Daemon, until};
-use crate::{House, all_records, end, is_certain, wireguard};
+use crate::{House, all_records, end, is_certain, tunnels, wireguard};
 
 /// What it tells the service manager on its way out.
 fn last_words(socket: &UnixDatagram) -> String {
@@ -102,6 +102,24 @@ fn whichever_thread_panics_the_daemon_says_so_and_ends_in_order() {
             assert!(lost == 0 || name == "log", "{name}: {lost} records lost");
         }
     });
+}
+
+/// A worker that panics over packets has counted them, and what else its ring holds.
+#[test]
+fn packets_that_a_panic_leaves_unread_are_counted() {
+    let more = tunnels(0..10);
+    let (house, daemon, _) = broken("unseen", |house, _| {
+        for worker in ["worker-0-frames", "worker-1-frames"] {
+            std::fs::write(house.path("faults").join(worker), "").unwrap();
+        }
+        house.send(&more);
+    });
+    let summary = daemon.summary();
+    let unread = summary["undecodable"]["worker_panic"].as_u64().unwrap_or_default();
+    assert!((1..=more.len() as u64).contains(&unread), "{summary}");
+    assert_eq!(summary["classified"], 30, "{summary}");
+    assert_adds_up(&summary, &all_records(&house.log()));
+    assert!(daemon.said.iter().any(|line| line.contains(&format!("worker_panic {unread}"))), "{:#?}", daemon.said);
 }
 
 /// Without the process that opens rings an interface that is made anew would stay unseen: it is started anew, whole.
