@@ -29,7 +29,7 @@ use crate::detect::{
 };
 use crate::flow::{
     Datagram, Direction, EndReason, Flow, FlowIndex, FlowKey, FlowSettings, FlowTable, Fragments, LINGER, Opener,
-    Orphan, Pressure, Sender,
+    Orphan, Pressure, STEP, Sender,
 };
 use crate::policy::{Label, Policy, Reason, Verdict};
 use crate::record::{Kind, Record};
@@ -101,8 +101,8 @@ pub struct Auditor {
     elsewhere: Option<Box<dyn Elsewhere>>,
     /// The latest time seen.
     now: Timestamp,
-    /// Before so many packets no frame puts the clock back.
-    rewind_from: u64,
+    /// From this packet on a step back of the frames' clock is believed.
+    steps_from: u64,
 }
 
 /// What finds a packet's flow.
@@ -124,9 +124,6 @@ struct Lane {
     is_calm: bool,
 }
 
-/// Frames that are older than the latest by more than this are of a clock that was put back; captures put
-/// one behind the other end the flows of the first.
-const STEP: Duration = Duration::from_mins(5);
 /// Entries that are looked at for steps back, spread over all packets: at most so many for each.
 const LOOKS_A_PACKET: u64 = 16;
 
@@ -158,7 +155,7 @@ impl Auditor {
                 .map(|timeout| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX)),
             elsewhere: None,
             now: Timestamp::ZERO,
-            rewind_from: 0,
+            steps_from: 0,
             settings,
             policy,
         }
@@ -210,7 +207,7 @@ impl Auditor {
             self.counters.classified_octets += classified_octets;
             self.lanes = kept;
             if let Some(last) = batch.last()
-                && self.counters.packets >= self.rewind_from
+                && self.counters.packets >= self.steps_from
             {
                 self.look_at_time(last.at);
             }
@@ -326,8 +323,8 @@ impl Auditor {
     fn look_at_time(&mut self, now: Timestamp) {
         if self.now.since(now) > STEP {
             self.now = now;
-            self.table.rewind(now, now + STEP);
-            self.rewind_from = self.counters.packets + self.table.indices().len() as u64 / LOOKS_A_PACKET;
+            self.table.rewind(now);
+            self.steps_from = self.counters.packets + self.table.indices().len() as u64 / LOOKS_A_PACKET;
         }
     }
 
@@ -356,6 +353,13 @@ impl Auditor {
             self.settle(index);
             self.make_room(FlowTable::tenants_pressure, now, emit);
         }
+    }
+
+    /// After a panic in the midst of a batch: what of it was counted came in.
+    pub fn mend_counts(&mut self) {
+        let counters = &mut self.counters;
+        counters.packets = counters.classified + counters.undecodable.iter().sum::<u64>();
+        counters.octets = counters.classified_octets + counters.undecodable_octets + counters.mirror_octets;
     }
 
     /// Takes the names of more interfaces, where a capture file tells them on the way only.

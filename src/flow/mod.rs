@@ -11,7 +11,7 @@ pub use community_id::community_digest;
 pub use fragments::{Datagram, Fragments, Orphan};
 pub use identifier::{CommunityId, FlowId, IdentifierError};
 pub use key::{FlowKey, HashSecrets, PortKind, Sender};
-pub use table::{Flow, FlowIndex, FlowTable, LINGER, Opener, Pressure, Rank, Tenant};
+pub use table::{Flow, FlowIndex, FlowTable, LINGER, Opener, Pressure, Rank, STEP, Tenant};
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;

@@ -1,9 +1,9 @@
 //! Holds the flows of one worker: found by key in constant time, ended by timeouts, evicted when memory is short.
 //!
 //! Entries lie in a slab that never moves; an index of hashes finds them.
-//! Timeouts are four wheels of buckets, one per [`Rank`], each for a second, or for a 256th of a longer idle timeout: a packet
-//! touches no list, a bucket's flows are looked at once when it is due and put where their latest packet says. The same order
-//! gives the oldest flow of a rank.
+//! Timeouts are four wheels of buckets, one per [`Rank`], each for a second, or for a 4000th of an idle timeout beyond an hour: a
+//! packet touches no list, a bucket's flows are looked at once when it is due and put where their latest packet says. The same
+//! order gives the oldest flow of a rank.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -246,9 +246,12 @@ struct Wheel {
     flows: usize,
 }
 
-/// Buckets of a wheel, a power of two. A flow is at most half a turn ahead: the other half is for ticks in which flows that are
-/// over wait for their turn.
-const BUCKETS: u64 = 512;
+/// Buckets of a wheel, a power of two; their numbers have 12 bits of [`Flow`]'s `place`.
+const BUCKETS: u64 = 1 << 12;
+
+/// Frames that are older than the latest by more than this are of a clock that was put back; captures put one behind the other end
+/// the flows of the first.
+pub const STEP: Duration = Duration::from_mins(5);
 
 impl Wheel {
     fn new() -> Self {
@@ -330,7 +333,8 @@ impl<T: Tenant> FlowTable<T> {
             live: 0,
             index: Index::new(),
             wheels: Rank::ALL.map(|_| Wheel::new()),
-            tick: settings.idle_timeout.as_secs().div_ceil(BUCKETS / 2).max(1),
+            // No deadline is more than a turn ahead, though the clock be put back by what is no step.
+            tick: (settings.idle_timeout + STEP).as_secs().div_ceil(BUCKETS - 1),
             cursor: 0,
             idle_timeout: settings.idle_timeout,
             max_entries,
@@ -487,13 +491,9 @@ impl<T: Tenant> FlowTable<T> {
         let now = self.tick_of(now);
         // Nothing is put before the cursor.
         while self.cursor < now {
-            let mut end = now;
-            if now - self.cursor >= BUCKETS {
-                // After a leap of a turn or more every bucket is due, wherever its flows were put. What is not over goes into the
-                // last, from where it is put where it belongs.
-                self.cursor = now - BUCKETS;
-                end = now - 1;
-            }
+            // After a leap of a turn or more every bucket is due. What is not over by then goes into the last, which is looked at
+            // by itself once all the others are empty: however the clock goes on meanwhile.
+            let end = now.min(self.cursor + BUCKETS - 1);
             for rank in Rank::ALL {
                 while let Some((tick, head)) = self.first(rank)
                     && tick < end
@@ -519,13 +519,15 @@ impl<T: Tenant> FlowTable<T> {
                     }
                 }
             }
-            self.cursor = end;
+            // The same bucket, as near as can be.
+            self.cursor = if end < now { end + (now - 1 - end) / BUCKETS * BUCKETS } else { now };
         }
     }
 
-    /// The clock was put back: flows whose latest packet came later than `horizon` are over, and time goes on from `now`. It
-    /// takes a look at every entry.
-    pub fn rewind(&mut self, now: Timestamp, horizon: Timestamp) {
+    /// The clock was put back: flows whose latest packet came a [`STEP`] later than `now` are over, and time goes on from there.
+    /// It takes a look at every entry.
+    pub fn rewind(&mut self, now: Timestamp) {
+        let horizon = now + STEP;
         self.cursor = self.tick_of(now);
         for position in 0..self.entries.len() as u32 {
             let Some(flow) = self.flow_mut(FlowIndex(position)) else { continue };
@@ -761,7 +763,7 @@ mod tests {
         assert_eq!(expired(&mut table, Timestamp::from_secs(90_001)), Some(near));
         table.remove(near);
         let near = insert(&mut table, 2, 1200, Held(None));
-        table.rewind(Timestamp::from_secs(1000), Timestamp::from_secs(1300));
+        table.rewind(Timestamp::from_secs(1000));
         // And forth again at once: what is new by then is not over.
         let new = insert(&mut table, 3, 5000, Held(None));
         assert_eq!(expired(&mut table, Timestamp::from_secs(1000)), None);
@@ -812,7 +814,7 @@ mod tests {
     fn however_the_clock_leaps_flows_end_when_they_are_over() {
         for timeout in [Duration::from_mins(2), Duration::from_hours(1), Duration::from_hours(24)] {
             let mut table = FlowTable::new(&FlowSettings { idle_timeout: timeout, ..settings() }, 1);
-            let tick = timeout.as_secs().div_ceil(BUCKETS / 2);
+            let tick = table.tick;
             let mut chance = 7_u64;
             let mut chance = |below: u64| {
                 chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -836,6 +838,32 @@ mod tests {
             }
             assert!(ended > 15_000, "{ended}");
         }
+    }
+
+    #[test]
+    fn after_a_leap_flows_of_every_rank_end_however_many_begin_meanwhile() {
+        let mut table = FlowTable::new(&settings(), 1);
+        for number in 0..20_000 {
+            insert(&mut table, number, 1000, Held(None));
+        }
+        let tunnel = insert(&mut table, 20_000, 1000, Held(Some(Rank::Tunnel)));
+        let (mut due, mut now) = (Vec::with_capacity(32), 1000 + 2 * BUCKETS);
+        for number in 0..20_000 / 64 {
+            now += 1;
+            for another in 0..32 {
+                insert(&mut table, 30_000 + number * 32 + another, now, Held(None));
+            }
+            let mut budget = 128;
+            loop {
+                table.expired(Timestamp::from_secs(now), &mut due, &mut budget);
+                due.iter().for_each(|&index| assert!(table.remove(index).is_some()));
+                if due.is_empty() {
+                    break;
+                }
+            }
+        }
+        assert!(table.flow(tunnel).is_none());
+        assert!(table.len() < 10_000, "{}", table.len());
     }
 
     #[test]
