@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::Report;
+use super::worker::{Report, Unread};
 use crate::audit::{ElsewhereCounters, InsideCounters, Tally, tunnel_index};
 use crate::detect::{KeyCounts, Protocol};
 use crate::flow::Rank;
@@ -101,7 +101,8 @@ impl Summary {
             total.capture.add(&report.capture);
             total.records += report.records;
             total.records_lost += report.records_lost;
-            total.unread.iter_mut().zip(report.unread).for_each(|(sum, more)| *sum += more);
+            total.unread.packets += report.unread.packets;
+            total.unread.octets += report.unread.octets;
         }
         let counters = &total.counters;
         let dropped_kernel = total.capture.dropped_kernel;
@@ -152,17 +153,16 @@ impl Summary {
             keys: counters.keys,
             kernel: counters.elsewhere,
         };
-        let [packets, octets] = total.unread;
-        summary.add_unread("worker_panic", packets, octets);
+        summary.add_unread("worker_panic", total.unread);
         summary
     }
 
     /// Counts packets that no link layer could be found for.
     pub fn add_unsupported(&mut self, packets: u64) {
-        self.add_unread("unknown_link_type", packets, 0);
+        self.add_unread("unknown_link_type", Unread { packets, octets: 0 });
     }
 
-    fn add_unread(&mut self, reason: &'static str, packets: u64, octets: u64) {
+    fn add_unread(&mut self, reason: &'static str, Unread { packets, octets }: Unread) {
         if packets > 0 {
             self.packets += packets;
             self.octets += octets;

@@ -53,8 +53,17 @@ pub struct Report {
     pub records: u64,
     /// Records that found the way out full.
     pub records_lost: u64,
-    /// Packets that a panic left unread, and their octets.
-    pub unread: [u64; 2],
+    /// What a panic left unread.
+    pub unread: Unread,
+}
+
+/// Packets that were taken and not read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unread {
+    /// How many.
+    pub packets: u64,
+    /// Their octets on the wire.
+    pub octets: u64,
 }
 
 /// What others may see of a running worker.
@@ -174,7 +183,7 @@ impl Worker {
             status: Arc::clone(&status),
             sent: 0,
             lost: 0,
-            unread: [0; 2],
+            unread: Unread::default(),
         };
         let run = move || {
             if let Some(core) = core
@@ -229,7 +238,7 @@ struct Body {
     status: Arc<Status>,
     sent: u64,
     lost: u64,
-    unread: [u64; 2],
+    unread: Unread,
 }
 
 impl Body {
@@ -294,9 +303,12 @@ impl Body {
         if let Err(error) = self.source.finish(&mut |_| {}) {
             warn!(%error, "frames that had arrived cannot be counted");
         }
+        self.auditor.mend_counts();
         let (had, counted) = (self.source.counters(), self.auditor.counters());
-        let here = [counted.packets - counted.elsewhere.packets, counted.octets - counted.elsewhere.octets];
-        self.unread = [had.received.saturating_sub(here[0]), had.octets.saturating_sub(here[1])];
+        self.unread = Unread {
+            packets: (had.received + counted.elsewhere.packets).saturating_sub(counted.packets),
+            octets: (had.octets + counted.elsewhere.octets).saturating_sub(counted.octets),
+        };
         self.export();
     }
 

@@ -374,18 +374,18 @@ impl Port {
 
     /// Hands over what waits on each queue. Returns the frames.
     fn take(&mut self, snap_length: usize, mut number: u64, take: &mut dyn FnMut(&[Frame<'_>])) -> u64 {
-        let before = number;
+        let before = self.received;
         for queue in &mut self.queues {
             let mut left = queue.socket.look();
             while left > 0 {
                 let at = clock();
                 let mut batch = [EMPTY; BATCH];
-                let (mut pieces, mut used) = (0, 0);
+                let (mut pieces, mut used, mut octets) = (0, 0, 0);
                 for slot in &mut batch {
                     let Some((data, wire_len, next)) = whole_frame(&queue.socket, pieces) else { break };
                     let data = data.get(..snap_length).unwrap_or(data);
                     number += 1;
-                    self.octets += u64::from(wire_len);
+                    octets += u64::from(wire_len);
                     *slot = Frame { at, number, wire_len, interface: self.id, data, ..EMPTY };
                     (pieces, used) = (next, used + 1);
                 }
@@ -396,10 +396,11 @@ impl Port {
                 }
                 queue.socket.release(pieces);
                 left -= pieces;
+                self.received += used as u64;
+                self.octets += octets;
             }
         }
-        self.received += number - before;
-        number - before
+        self.received - before
     }
 
     fn link(&self) -> Link {
