@@ -188,6 +188,7 @@ impl CaptureFile {
             sections: Sections {
                 pcap: None,
                 nanoseconds: first.contains(&0x3c),
+                room: usize::from(u16::MAX),
                 interfaces: Vec::new(),
                 section: 0,
                 names: vec![Arc::clone(&name)],
@@ -203,8 +204,9 @@ impl CaptureFile {
     }
 
     /// Gives its interfaces numbers from `first` on and its packets numbers behind `packets`, for files read in sequence.
-    pub fn continue_from(&mut self, first: u16, packets: u64) {
-        self.first_interface = first;
+    pub fn continue_from(&mut self, first: usize, packets: u64) {
+        self.sections.room = usize::from(u16::MAX).saturating_sub(first);
+        self.first_interface = u16::try_from(first).unwrap_or(u16::MAX);
         self.packets = packets;
     }
 
@@ -345,6 +347,8 @@ struct Sections {
     /// pcap: the file's own link type and unit of time.
     pcap: Option<NgInterface>,
     nanoseconds: bool,
+    /// Interfaces that there may be, those of files before not among them.
+    room: usize,
     /// pcapng: the interfaces of all sections, and where the present section's begin.
     interfaces: Vec<NgInterface>,
     section: usize,
@@ -380,7 +384,7 @@ impl Sections {
                 Content::Other
             }
             Block::InterfaceDescription(interface) => {
-                if self.interfaces.len() >= usize::from(u16::MAX) {
+                if self.interfaces.len() >= self.room {
                     return Content::Damaged("more than 65,535 interfaces");
                 }
                 let name = match interface.if_name() {

@@ -232,7 +232,7 @@ pub(super) fn replay(
         let mut packets = 0;
         for path in files {
             let mut file = CaptureFile::open(path)?;
-            file.continue_from(feed.names().len() as u16, packets);
+            file.continue_from(feed.names().len(), packets);
             let bar = show_progress.then(|| progress(path, file.progress().1));
             let mut batches = 0_u64;
             let outcome = loop {
