@@ -82,8 +82,15 @@ impl Owners {
 
     /// What is wrong with the folders on the way to a path; the path goes before it.
     pub fn check_above(&self, path: &Path) -> Result<(), String> {
-        let folders = folders_above(path)?;
+        let Way { folders, links } = Way::to(path)?;
         check_modes(&folders, may_others_write)?;
+        // The sticky bit keeps others' hands off it, but not its owner's.
+        if let Some((link, found)) = links.iter().find(|(_, found)| !self.has(found.uid())) {
+            let (link, user) = (link.display(), found.uid());
+            return Err(format!(
+                "is reached by the link {link} of user {user}, who may lead it elsewhere: run `chown -h root {link}`"
+            ));
+        }
         for (folder, found) in folders {
             if !self.has(found.uid()) {
                 let (folder, user) = (folder.display(), found.uid());
@@ -180,7 +187,7 @@ pub fn check_written(folder: &Path) -> Result<(), ConfigError> {
 /// Whether anybody at all could put something else in the place of what a path names. Groups are the system's own affair:
 /// `/var/log` has one here and there.
 pub fn anybody_above(path: &Path) -> Result<(), String> {
-    check_modes(&folders_above(path)?, |found| found.mode() & OTHERS != 0)
+    check_modes(&Way::to(path)?.folders, |found| found.mode() & OTHERS != 0)
 }
 
 fn check_modes(folders: &[(PathBuf, Metadata)], is_shared: impl Fn(&Metadata) -> bool) -> Result<(), String> {
@@ -198,35 +205,53 @@ fn check_modes(folders: &[(PathBuf, Metadata)], is_shared: impl Fn(&Metadata) ->
 /// As many links may be on the way to a file: `path_resolution(7)`.
 const LINKS: u32 = 40;
 
-/// Every folder in which a name is looked up on the way to what a path names, the last first: where a link lies, somebody could
-/// lay another.
-fn folders_above(path: &Path) -> Result<Vec<(PathBuf, Metadata)>, String> {
-    let fail = |error: io::Error| format!("cannot be read: {error}");
-    let steps = |path: &Path| path.components().rev().map(|step| step.as_os_str().to_owned()).collect::<Vec<_>>();
-    let mut left = steps(&std::path::absolute(path).map_err(fail)?);
-    let (mut here, mut folders, mut links) = (PathBuf::new(), Vec::new(), 0);
-    while let Some(step) = left.pop() {
-        match Path::new(&step).components().next() {
-            Some(Component::RootDir) => here = PathBuf::from("/"),
-            // No link is left on the way here.
-            Some(Component::ParentDir) => _ = here.pop(),
-            Some(Component::Normal(name)) => {
-                folders.push((here.clone(), std::fs::metadata(&here).map_err(fail)?));
-                here.push(name);
-                if here.is_symlink() {
-                    links += 1;
-                    if links > LINKS {
-                        return Err(fail(rustix::io::Errno::LOOP.into()));
+/// What is passed on the way to what a path names.
+struct Way {
+    /// Every folder in which a name is looked up, the last first: where a link lies, somebody could lay another.
+    folders: Vec<(PathBuf, Metadata)>,
+    /// Links that lie where others may write.
+    links: Vec<(PathBuf, Metadata)>,
+}
+
+impl Way {
+    fn to(path: &Path) -> Result<Self, String> {
+        let fail = |at: &Path| {
+            let at = at.display().to_string();
+            move |error: io::Error| format!("cannot be looked at: {at}: {error}")
+        };
+        let steps = |path: &Path| path.components().rev().map(|step| step.as_os_str().to_owned()).collect::<Vec<_>>();
+        let mut left = steps(&std::path::absolute(path).map_err(fail(path))?);
+        let (mut here, mut followed) = (PathBuf::new(), 0);
+        let (mut folders, mut links) = (Vec::new(), Vec::new());
+        while let Some(step) = left.pop() {
+            match Path::new(&step).components().next() {
+                Some(Component::RootDir) => here = PathBuf::from("/"),
+                // No link is left on the way here.
+                Some(Component::ParentDir) => _ = here.pop(),
+                Some(Component::Normal(name)) => {
+                    let folder = std::fs::metadata(&here).map_err(fail(&here))?;
+                    let is_shared = may_others_write(&folder);
+                    folders.push((here.clone(), folder));
+                    here.push(name);
+                    let Ok(found) = std::fs::symlink_metadata(&here) else { continue };
+                    if found.is_symlink() {
+                        followed += 1;
+                        if followed > LINKS {
+                            return Err(fail(&here)(rustix::io::Errno::LOOP.into()));
+                        }
+                        left.extend(steps(&std::fs::read_link(&here).map_err(fail(&here))?));
+                        if is_shared {
+                            links.push((here.clone(), found));
+                        }
+                        here.pop();
                     }
-                    left.extend(steps(&std::fs::read_link(&here).map_err(fail)?));
-                    here.pop();
                 }
+                _ => {}
             }
-            _ => {}
         }
+        folders.reverse();
+        Ok(Self { folders, links })
     }
-    folders.reverse();
-    Ok(folders)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Files, folders and sockets that other users could have put there: refused, with the command that mends it.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -40,7 +40,7 @@ fn settings_and_approvals_that_others_could_have_written_are_refused() {
     // A group in which there is nobody but the owner, as every user of Debian has one; and one with others.
     let [private, shared] = [0, 100];
     #[rustfmt::skip]
-    let cases: [(&str, u32, u32, u32, Option<&str>); 15] = [
+    let cases: [(&str, u32, u32, u32, Option<&str>); 16] = [
         ("s.toml", 0o666, 0, private, Some("s.toml may be changed by other users (mode 0666): run `chmod go-w s.toml`")),
         ("s.toml", 0o664, 0, shared, Some("s.toml may be changed by other users (mode 0664)")),
         ("s.toml", 0o664, 0, private, None),
@@ -57,6 +57,7 @@ fn settings_and_approvals_that_others_could_have_written_are_refused() {
         (".", 0o755, STRANGER, private, Some("where user 65534 may put another file in its place, whose folder that is: run `chown root /")),
         ("elsewhere", 0o777, 0, private, Some("approvals.d/b.toml lies in ")),
         ("links", 0o777, 0, private, Some("approvals.d/b.toml lies in ")),
+        ("links", 0o1777, 0, private, None),
     ];
     for (name, bits, user, group, says) in cases {
         let path = at(name);
@@ -85,6 +86,25 @@ fn settings_and_approvals_that_others_could_have_written_are_refused() {
         assert_eq!(path.is_dir(), is_folder);
         check(&root, None).expect(0);
     }
+}
+
+/// The sticky bit keeps others' hands off a link, but not its owner's.
+#[test]
+fn a_strangers_link_is_not_followed_where_he_may_lead_it_elsewhere() {
+    let folder = folder(&[("s.toml", ""), ("safe/a.toml", &approved()), ("sticky/x", "")]);
+    let (root, link) = (folder.path(), folder.path().join("sticky/link"));
+    symlink("../safe", &link).unwrap();
+    symlink("sticky/link", root.join("approvals.d")).unwrap();
+    lchown(&link, Some(STRANGER), None).unwrap();
+    check(root, None).expect(0);
+    mode(&root.join("sticky"), 0o1777);
+    let refused = check(root, None).expect(78);
+    assert_says(
+        &refused.err,
+        &["approvals.d is reached by the link /", "sticky/link of user 65534", "run `chown -h root /"],
+    );
+    lchown(&link, Some(0), None).unwrap();
+    check(root, None).expect(0);
 }
 
 #[test]

@@ -40,8 +40,7 @@ impl Write for StandardError {
         }
         for (number, piece) in line.chunks(PIECE).enumerate() {
             if !has_room(&to, patience) {
-                lost.is_cut |= number > 0;
-                lost.lines += 1;
+                *lost = Lost { lines: 1, is_cut: number > 0 };
                 break;
             }
             to.write_all(piece)?;
