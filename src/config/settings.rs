@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Approvals, Config, ConfigError};
 use crate::audit::AuditSettings;
@@ -37,6 +38,15 @@ impl Config {
             other: self.records.other,
             hash_seed,
         }
+    }
+
+    /// A record tells of an open flow at least this often: in its next packet after that time, or it has ended.
+    #[must_use]
+    pub fn silence(&self) -> Duration {
+        let update = Some(self.records.update_interval).filter(|interval| !interval.is_zero());
+        let told = update.map_or(self.flow.active_timeout, |interval| interval.min(self.flow.active_timeout));
+        // Records take a moment.
+        told + self.flow.idle_timeout + Duration::from_mins(1)
     }
 
     /// The sensor's name: the setting, else the host's.

@@ -14,7 +14,7 @@ use crate::sink::live::LiveView;
 use crate::sink::output::FileOutput;
 use crate::sink::sealed::SealedLog;
 use crate::sink::usage::Usage;
-use crate::sink::{Losses, Sink};
+use crate::sink::{Losses, Sink, Views};
 use crate::store::FLOW_LOG;
 
 /// What was started.
@@ -35,7 +35,8 @@ pub(super) fn start(
 ) -> Result<Outputs, DaemonError> {
     let failed = |source| DaemonError::System { what: "start an output", source };
     let now = clock();
-    let sinks: Vec<Box<dyn Sink>> = vec![Box::new(Arc::clone(live)), Box::new(Arc::clone(usage))];
+    let views = Views::new(Arc::clone(live), Arc::clone(usage), config.silence());
+    let sinks: Vec<Box<dyn Sink>> = vec![Box::new(views)];
     let mut started = Outputs { sinks, losses: Vec::new(), inventory: None };
     for output in &config.outputs {
         info!(file = output.file, format = output.format.name(), "records are written there, too");

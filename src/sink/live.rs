@@ -93,6 +93,11 @@ impl LiveView {
         );
     }
 
+    /// Lets go of flows of which no record told since then.
+    pub fn forget(&self, oldest: Timestamp) {
+        self.flows.retain(|_, flow| flow.updated >= oldest);
+    }
+
     /// Open flows with this label.
     #[must_use]
     pub fn count(&self, label: Label) -> usize {
@@ -116,8 +121,12 @@ impl LiveView {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::record::tests_support::record;
+    use crate::sink::usage::Usage;
+    use crate::sink::{Sink, Views};
 
     #[test]
     fn holds_open_tunnels_only() {
@@ -132,5 +141,26 @@ mod tests {
         open.kind = Kind::End;
         view.write(&open);
         assert!(view.flows().is_empty());
+    }
+
+    #[test]
+    fn a_flow_whose_end_was_lost_leaves_once_it_would_have_been_told_of() {
+        let (live, usage) = <(Arc<LiveView>, Arc<Usage>)>::default();
+        let minute = Duration::from_mins(1);
+        let mut views = Views::new(Arc::clone(&live), Arc::clone(&usage), 8 * minute);
+        let mut open = record(1);
+        (open.kind, open.verdict) = (Kind::Start, Label::UnapprovedVpnTunnel);
+        let told = open.time;
+        views.write(&open);
+        for minutes in 0..=8 {
+            views.tick(told + minutes * minute);
+            assert_eq!(live.flows().len(), 1, "{minutes}");
+        }
+        (open.kind, open.time) = (Kind::Update, told + 8 * minute);
+        views.write(&open);
+        views.tick(told + 16 * minute);
+        assert_eq!(live.flows().len(), 1);
+        views.tick(told + 17 * minute);
+        assert!(live.flows().is_empty());
     }
 }

@@ -36,6 +36,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use self::live::LiveView;
 use self::sealed::Position;
@@ -88,14 +89,43 @@ pub trait Sink: Send {
     }
 }
 
-impl Sink for Arc<LiveView> {
-    fn write(&mut self, record: &Record) {
-        LiveView::write(self, record);
+/// What is open now, and what of it uses which approval. Of a flow whose `end` was lost nobody would hear again: it leaves both
+/// once it would have been told of.
+#[derive(Debug)]
+pub struct Views {
+    live: Arc<LiveView>,
+    usage: Arc<Usage>,
+    /// An open flow is told of at least this often.
+    silence: Duration,
+    /// When this was looked at last.
+    looked: Timestamp,
+}
+
+/// Views look for flows that are over this often.
+const LOOK: Duration = Duration::from_mins(1);
+
+impl Views {
+    /// Both are for others to read.
+    #[must_use]
+    pub const fn new(live: Arc<LiveView>, usage: Arc<Usage>, silence: Duration) -> Self {
+        Self { live, usage, silence, looked: Timestamp::ZERO }
     }
 }
 
-impl Sink for Arc<Usage> {
+impl Sink for Views {
     fn write(&mut self, record: &Record) {
-        Usage::write(self, record);
+        self.live.write(record);
+        self.usage.write(record);
+    }
+
+    fn tick(&mut self, now: Timestamp) {
+        // Where the clock was put back, the minute begins anew.
+        self.looked = self.looked.min(now);
+        let oldest = Timestamp::ZERO + now.since(Timestamp::ZERO + self.silence);
+        if now.since(self.looked) >= LOOK {
+            self.looked = now;
+            self.live.forget(oldest);
+            self.usage.forget(oldest);
+        }
     }
 }

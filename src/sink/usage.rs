@@ -30,8 +30,15 @@ pub struct Usage(Mutex<Inner>);
 struct Inner {
     /// By the approval's id.
     uses: HashMap<Arc<str>, Use>,
-    /// Open flows: their approval and octets.
-    open: HashMap<u64, (Arc<str>, u64)>,
+    open: HashMap<u64, Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    approval: Arc<str>,
+    octets: u64,
+    /// Of the latest record.
+    updated: Timestamp,
 }
 
 /// Flows that are told apart at most; what is beyond counts as used, not as open.
@@ -60,8 +67,16 @@ impl Usage {
         if is_open {
             of_approval.flows_open += 1;
             of_approval.octets_open += octets;
-            inner.open.insert(flow, (Arc::clone(&approval.id), octets));
+            inner.open.insert(flow, Open { approval: Arc::clone(&approval.id), octets, updated: record.time });
         }
+    }
+
+    /// Lets go of open flows of which no record told since then.
+    pub fn forget(&self, oldest: Timestamp) {
+        let mut inner = self.inner();
+        let over =
+            inner.open.iter().filter(|(_, open)| open.updated < oldest).map(|(&flow, _)| flow).collect::<Vec<_>>();
+        over.into_iter().for_each(|flow| inner.close(flow));
     }
 
     /// Forgets approvals that are not in force any more.
@@ -83,8 +98,8 @@ impl Usage {
 
 impl Inner {
     fn close(&mut self, flow: u64) {
-        if let Some((id, octets)) = self.open.remove(&flow)
-            && let Some(of_approval) = self.uses.get_mut(&id)
+        if let Some(Open { approval, octets, .. }) = self.open.remove(&flow)
+            && let Some(of_approval) = self.uses.get_mut(&approval)
         {
             of_approval.flows_open = of_approval.flows_open.saturating_sub(1);
             of_approval.octets_open = of_approval.octets_open.saturating_sub(octets);
@@ -156,6 +171,12 @@ mod tests {
         let mut refused = approved("b", Kind::Update);
         refused.verdict = Label::UnapprovedVpnTunnel;
         usage.write(&refused);
+        assert_eq!((usage.of("b").flows_open, usage.of("b").octets_open), (0, 0));
+        let approved = approved("b", Kind::Update);
+        usage.write(&approved);
+        usage.forget(approved.time);
+        assert_eq!(usage.of("b").flows_open, 1);
+        usage.forget(approved.time + std::time::Duration::from_secs(1));
         assert_eq!((usage.of("b").flows_open, usage.of("b").octets_open), (0, 0));
         usage.keep(|id| id == "b");
         assert_eq!(usage.of("a").last_used, None);
