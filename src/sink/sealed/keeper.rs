@@ -183,6 +183,9 @@ impl Body {
                 }
             }
             self.work();
+            if self.told.headless.load(Ordering::Relaxed) {
+                self.write_heads();
+            }
         }
     }
 
@@ -312,6 +315,10 @@ impl Body {
     fn keep(&mut self, head: Head) {
         info!(log = %head.log, seal = head.seal, segment = head.segment, records = head.total_records, chain = %head.chain, "log signed");
         self.heads.push(head);
+        self.write_heads();
+    }
+
+    fn write_heads(&self) {
         match self.heads.write() {
             Ok(()) => self.told.headless.store(false, Ordering::Relaxed),
             Err(error) if !self.told.headless.swap(true, Ordering::Relaxed) => {
