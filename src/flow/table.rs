@@ -241,13 +241,15 @@ impl<T: Default> Flow<T> {
 struct Wheel {
     /// First and last flow of each bucket.
     buckets: Vec<[u32; 2]>,
-    /// One bit a bucket: not empty.
-    occupied: Vec<u64>,
-    flows: usize,
+    /// One bit a bucket, and one bit for 64 of these: not empty.
+    occupied: [u64; WORDS],
+    words: u64,
 }
 
 /// Buckets of a wheel, a power of two; their numbers have 12 bits of [`Flow`]'s `place`.
 const BUCKETS: u64 = 1 << 12;
+/// As many as one of them has bits.
+const WORDS: usize = BUCKETS as usize / 64;
 
 /// Frames that are older than the latest by more than this are of a clock that was put back; captures put one behind the other end
 /// the flows of the first.
@@ -255,30 +257,42 @@ pub const STEP: Duration = Duration::from_mins(5);
 
 impl Wheel {
     fn new() -> Self {
-        Self { buckets: vec![[NIL; 2]; BUCKETS as usize], occupied: vec![0; BUCKETS as usize / 64], flows: 0 }
+        Self { buckets: vec![[NIL; 2]; BUCKETS as usize], occupied: [0; WORDS], words: 0 }
     }
 
     /// The first occupied bucket from `tick` on, as its tick.
     fn first_from(&self, tick: u64) -> Option<u64> {
-        if self.flows == 0 {
-            return None;
-        }
         let start = tick % BUCKETS;
-        let words = self.occupied.len() as u64;
-        for step in 0..=words {
-            let at = (start / 64 + step) % words;
-            let mut word = self.occupied.get(at as usize).copied().unwrap_or(0);
-            if step == 0 {
-                word &= u64::MAX << (start % 64);
-            } else if step == words {
-                word &= !(u64::MAX << (start % 64));
+        let (word, bit) = (start / 64, start % 64);
+        let of = |word: u64| self.occupied.get(word as usize).copied().unwrap_or(0);
+        let here = of(word) & u64::MAX << bit;
+        let bucket = if here != 0 {
+            word * 64 + u64::from(here.trailing_zeros())
+        } else {
+            // Words behind this one, then those from the first on, this one's lower bits the last of them.
+            let behind = self.words & (u64::MAX << word) << 1;
+            let words = if behind != 0 { behind } else { self.words };
+            if words == 0 {
+                return None;
             }
-            if word != 0 {
-                let bucket = at * 64 + u64::from(word.trailing_zeros());
-                return Some(tick + (bucket + BUCKETS - start) % BUCKETS);
+            let word = u64::from(words.trailing_zeros());
+            word * 64 + u64::from(of(word).trailing_zeros())
+        };
+        Some(tick + (bucket + BUCKETS - start) % BUCKETS)
+    }
+
+    fn set_occupied(&mut self, bucket: usize, is_occupied: bool) {
+        let Some(word) = self.occupied.get_mut(bucket / 64) else { return };
+        let (bit, of_word) = (1 << (bucket % 64), 1 << (bucket / 64));
+        if is_occupied {
+            *word |= bit;
+            self.words |= of_word;
+        } else {
+            *word &= !bit;
+            if *word == 0 {
+                self.words &= !of_word;
             }
         }
-        None
     }
 }
 
@@ -671,10 +685,7 @@ impl<T: Tenant> FlowTable<T> {
         if last == NIL {
             *head = position;
         }
-        if let Some(word) = wheel.occupied.get_mut(bucket / 64) {
-            *word |= 1 << (bucket % 64);
-        }
-        wheel.flows += 1;
+        wheel.set_occupied(bucket, true);
         if let Some(before) = self.entries.get_mut(last as usize) {
             before.next = position;
         }
@@ -696,12 +707,9 @@ impl<T: Tenant> FlowTable<T> {
         if next == NIL {
             *tail = prev;
         }
-        if *head == NIL
-            && let Some(word) = wheel.occupied.get_mut(bucket / 64)
-        {
-            *word &= !(1 << (bucket % 64));
+        if *head == NIL {
+            wheel.set_occupied(bucket, false);
         }
-        wheel.flows -= 1;
         if let Some(before) = self.entries.get_mut(prev as usize) {
             before.next = next;
         }
