@@ -195,6 +195,17 @@ impl Auditor {
         counted.is_some()
     }
 
+    /// Adds to a flow what was counted of it elsewhere by now; false: nothing was.
+    pub(super) fn catch_up(&mut self, index: FlowIndex) -> bool {
+        let flow = self.table.flow(index).filter(|flow| flow.tenant.marks.has(Marks::ELSEWHERE));
+        let counted = flow.map(|flow| *flow.key()).and_then(|key| self.elsewhere.as_mut()?.counted(&key));
+        let counted = counted.filter(|counted| counted.packets != [0; 2]);
+        if let Some(counted) = &counted {
+            self.enter(index, counted);
+        }
+        counted.is_some()
+    }
+
     /// What is of interest in the rest of a flow; `None` where every packet is.
     fn interest(&self, flow: &Flow<super::Case>) -> Option<Interest> {
         let (key, case) = (flow.key(), &flow.tenant);

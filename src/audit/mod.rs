@@ -606,6 +606,10 @@ impl Auditor {
         while let Some(pressure) = pressure(&self.table)
             && let Some(oldest) = self.table.oldest(pressure)
         {
+            // Its packets may have been counted elsewhere meanwhile, and others be older then.
+            if self.catch_up(oldest) {
+                continue;
+            }
             // One whose time is up may not have been swept yet.
             let is_over =
                 |flow: &&Flow<Case>| self.table.deadline(flow) < at && !flow.tenant.marks.has(Marks::ELSEWHERE);
