@@ -184,11 +184,7 @@ impl Auditor {
 
     /// Asks for a flow that seems to be over; whether packets of it were counted elsewhere.
     pub(super) fn goes_on(&mut self, index: FlowIndex, emit: &mut impl FnMut(Record)) -> bool {
-        let Some(flow) = self.table.flow(index).filter(|flow| flow.tenant.marks.has(Marks::ELSEWHERE)) else {
-            return false;
-        };
-        let key = *flow.key();
-        let counted = self.elsewhere.as_mut().and_then(|elsewhere| elsewhere.counted(&key));
+        let counted = self.counted(index);
         if let Some(counted) = &counted {
             self.add(counted, emit);
         }
@@ -197,13 +193,17 @@ impl Auditor {
 
     /// Adds to a flow what was counted of it elsewhere by now; false: nothing was.
     pub(super) fn catch_up(&mut self, index: FlowIndex) -> bool {
-        let flow = self.table.flow(index).filter(|flow| flow.tenant.marks.has(Marks::ELSEWHERE));
-        let counted = flow.map(|flow| *flow.key()).and_then(|key| self.elsewhere.as_mut()?.counted(&key));
-        let counted = counted.filter(|counted| counted.packets != [0; 2]);
+        let counted = self.counted(index).filter(|counted| counted.packets != [0; 2]);
         if let Some(counted) = &counted {
             self.enter(index, counted);
         }
         counted.is_some()
+    }
+
+    /// What was counted of a flow elsewhere since that was asked last.
+    fn counted(&mut self, index: FlowIndex) -> Option<Counted> {
+        let flow = self.table.flow(index).filter(|flow| flow.tenant.marks.has(Marks::ELSEWHERE))?;
+        self.elsewhere.as_mut()?.counted(flow.key())
     }
 
     /// What is of interest in the rest of a flow; `None` where every packet is.
