@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use self::message::{Message, Part, Step, parts};
 use super::{Code, Confidence, Findings, Phase, Protocol, Segment};
-use crate::flow::Direction;
+use crate::flow::{Direction, STEP};
 use crate::time::Timestamp;
 
 pub(super) static WIREGUARD_VERIFIED: Code = Code {
@@ -247,8 +247,6 @@ impl Keyring {
 
 /// Keys tried for handshakes of addresses whose approvals pin some, in one second of packet time and by one worker.
 const TRIALS: u32 = 20_000;
-/// A second so much earlier than the latest is of a clock that was put back.
-const PUT_BACK: u64 = 300;
 
 /// What handshakes may cost, and what they did.
 #[derive(Clone, Debug, Default)]
@@ -367,7 +365,7 @@ impl Checks {
 
     fn ask(&mut self, message: &Message<'_>, keyring: &Keyring, at: Timestamp, is_watched: bool) -> Answer {
         // A second that comes again has no trials of its own, unless the clock was put back for good.
-        if self.second < at.as_secs() || self.second - at.as_secs() > PUT_BACK {
+        if self.second < at.as_secs() || self.second - at.as_secs() > STEP.as_secs() {
             (self.second, self.left) = (at.as_secs(), [TRIALS; 2]);
         }
         let all = keyring.of(message.protocol());
