@@ -121,9 +121,9 @@ impl Sink for Views {
     fn tick(&mut self, now: Timestamp) {
         // Where the clock was put back, the minute begins anew.
         self.looked = self.looked.min(now);
-        let oldest = Timestamp::ZERO + now.since(Timestamp::ZERO + self.silence);
         if now.since(self.looked) >= LOOK {
             self.looked = now;
+            let oldest = Timestamp::ZERO + now.since(Timestamp::ZERO + self.silence);
             self.live.forget(oldest);
             self.usage.forget(oldest);
         }

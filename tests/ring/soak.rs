@@ -186,14 +186,6 @@ impl Sample {
     const HEAD: &str =
         "second      packets  dropped    open   evicted  table MiB  resident MiB   fds  threads    records  segments";
 
-    const fn descriptors(&self) -> usize {
-        self.descriptors
-    }
-
-    const fn threads(&self) -> usize {
-        self.threads
-    }
-
     fn line(&self, folder: &Path) -> String {
         const MIB: f64 = 1_048_576.0;
         let number = |at: &str| self.status.pointer(at).and_then(Value::as_u64).unwrap_or_else(|| panic!("no {at}"));
@@ -293,10 +285,10 @@ fn hours_change_nothing() {
         println!("resident at most {before} octets in the middle third, {after} in the last");
         assert!(after <= before + before / 20, "memory grows");
         let most = |of: fn(&Sample) -> usize, samples: &[Sample]| samples.iter().map(of).max().unwrap();
-        let (before, after) = (most(Sample::descriptors, middle), most(Sample::descriptors, last));
+        let [before, after] = [middle, last].map(|samples| most(|sample| sample.descriptors, samples));
         assert!(after <= before + 2, "file descriptors grow: {before}, then {after}");
         // One more comes whenever more tasks than ever wait for the disk at once.
-        let threads = most(Sample::threads, &samples);
+        let threads = most(|sample| sample.threads, &samples);
         println!("at most {after} file descriptors in the last third; at most {threads} threads");
         assert!(threads <= THREADS, "more than {THREADS} threads: {threads}");
     });
